@@ -313,7 +313,7 @@ def own_scheme(root: Path, faces: Sequence[Face]) -> Scheme:
     gap = mirror_gap(torch.stack([f.points for f in faces]), SCHEMES[count].pairs)
     if gap > 0.2 and len(faces) >= 10:
         warnings.warn(f'{root}: taken as scheme {count}, but under its flip pairs the mean face misses its mirror '
-                      f'image by {gap:.2f} face sizes. If this is another layout, write its pairs into {file}', stacklevel=3)
+                      f'image by {gap:.2f} face sizes. For another layout, write its pairs into {file}', stacklevel=3)
     return SCHEMES[count]
 
 # %% ../nbs/05_datasets.ipynb #d7fa124c
@@ -356,7 +356,8 @@ def read_split(dataset: str | Dataset, split: str, root: Path | str, on_error: s
     "The faces of a split below `root`, in a fixed order. `on_error`: 'raise' or 'skip'. `limit`: at most so many."
     dataset = find_dataset(dataset)
     if dataset.reader is None: raise ValueError(f'dataset {dataset.name} has no files to read: use load_faces')
-    if limit is not None and limit < 1: raise ValueError(f'limit must be at least 1, or None for all; got {limit}')
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        raise ValueError(f'limit must be an integer of at least 1, or None for all; got {limit!r}')
     part, root, problems = dataset.split(split), Path(root).expanduser(), []
     faces = _sound(dataset.reader(dataset, part, root, problems), problems)
     what = f'{dataset.name}, split {part.name}, in {root}'
@@ -370,12 +371,12 @@ def read_split(dataset: str | Dataset, split: str, root: Path | str, on_error: s
 class Rows:
     "Some rows of a large array, in a given order, without a copy: rows are read when they are asked for."
     def __init__(self, base: np.ndarray, index: np.ndarray) -> None:
-        self.base, self.index = base, index
+        self.base, self.index = base.view(np.ndarray), index               # a plain view: memmap's own indexing is slow
         self.shape, self.dtype = (len(index), *base.shape[1:]), base.dtype
 
     def __len__(self) -> int: return len(self.index)
     def rows(self, index: np.ndarray) -> 'Rows': return Rows(self.base, self.index[index])
-    def __getitem__(self, i) -> np.ndarray: return np.array(self.base[self.index[i]])
+    def __getitem__(self, i) -> np.ndarray: return np.take(self.base, self.index[i], 0)      # always a copy
     def __array__(self, dtype=None, copy=None) -> np.ndarray: return self[:].astype(dtype or self.dtype, copy=False)
 
 # %% ../nbs/05_datasets.ipynb #d806e472
@@ -413,6 +414,7 @@ class Faces:
 
     def __getitem__(self, indices) -> 'Faces':
         "The faces at an index, a slice, a list or a mask; images are not copied."
+        if isinstance(indices, list) and not indices: indices = slice(0)
         chosen = np.atleast_1d(np.arange(len(self))[indices])
         images = self.images if isinstance(self.images, Rows) else Rows(self.images, np.arange(len(self)))
         pick, rows = lambda values: [values[i] for i in chosen], torch.from_numpy(chosen)
@@ -529,7 +531,7 @@ def _write_crops(folder: Path, job: _Job) -> None:
             return zlib.crc32(data), '', turned
         with _threads() as pool:
             rows = pool.map(one, range(count))
-            rows = list(tqdm(rows, total=count, desc=f'cropping {job.label}', mininterval=0.5, leave=False))
+            rows = list(tqdm(rows, total=count, desc=f'cropping {job.label}', delay=5, leave=False))
         file.flush()
         os.fsync(file.fileno())
     checksums, reasons, turned = zip(*rows)
@@ -551,11 +553,11 @@ def _open_crops(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[s
             if not index['reasons'][i] and zlib.crc32(images[i].tobytes()) != index['checksums'][i]:
                 raise ValueError(f'row {i} differs from its checksum')
         return images, index['reasons']
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as e:
         warnings.warn(f'the cache {entry} is damaged and is built again ({e})', stacklevel=4)
         return None
 
-
+# %% ../nbs/05_datasets.ipynb #738ef234
 def _store_crops(entry: Path, job: _Job) -> None:
     "Writes the crops to a temporary folder, renamed to `entry`; where another process was first, its work stands."
     entry.parent.mkdir(parents=True, exist_ok=True)
@@ -585,7 +587,7 @@ def _crops(cache: Path, job: _Job) -> tuple[np.ndarray, list[str]]:
         _store_crops(entry, job)
     raise OSError(f'the cache {entry} could not be written and read back: delete it and try again')
 
-# %% ../nbs/05_datasets.ipynb #738ef234
+# %% ../nbs/05_datasets.ipynb #866c2558
 def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tensor]:
     "Boxes (N, 4) and squares (N, 3), float64 photo px. Raises DataError for a face that has none."
     if boxes not in ('landmarks', 'file'): raise unknown('boxes', boxes, ('landmarks', 'file'))
@@ -599,7 +601,7 @@ def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tens
         if not 0 < side < math.inf: raise DataError(face.photo, f'its {crop} crop would be a square of {side} px')
     return box, squares
 
-# %% ../nbs/05_datasets.ipynb #866c2558
+# %% ../nbs/05_datasets.ipynb #08e70996
 def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size: int = 256,
                 cache: Path | str | None = None, on_error: str = 'raise', boxes: str = 'landmarks',
                 label: str = 'faces') -> Faces:
@@ -619,7 +621,7 @@ def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size
     return Faces(Rows(images, np.array(good)), points, torch.stack([f.visible for f in kept]), squares,
                  [f.name for f in kept], scheme, size, job.margin, crop, boxes, [f.subsets for f in kept])
 
-# %% ../nbs/05_datasets.ipynb #08e70996
+# %% ../nbs/05_datasets.ipynb #b764b148
 def load_faces(dataset: str | Dataset, split: str, root: Path | str | None = None, size: int = 256,
                cache: Path | str | None = None, on_error: str = 'raise', limit: int | None = None,
                crop: str | None = None, boxes: str = 'landmarks') -> Faces:

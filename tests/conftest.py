@@ -19,7 +19,7 @@ hypothesis.settings.load_profile('project')
 
 
 def project_files(*kinds: str) -> list[str]:
-    "Paths, relative to the project, of the files that git tracks or would track (not what .gitignore names), or of `kinds`."
+    "Paths, relative to the project, of what git tracks or would track (not what .gitignore names), or of `kinds` only."
     kinds = kinds or ('--cached', '--others')
     listed = subprocess.run(['git', 'ls-files', '-z', *kinds, '--exclude-standard'],
                             cwd=ROOT, capture_output=True, text=True)

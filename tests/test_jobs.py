@@ -1,0 +1,103 @@
+"The papermill jobs as a user calls them: a small run on drawn faces, a short one on real faces, a kill, and wrong parameters."
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from conftest import ROOT, SCRIPTS
+
+SMALL = dict(width=8, stacks=1, size=64, depth=2, batch=8, limit=48, precision='float32')
+
+
+def command(notebook: str, out: Path, **parameters) -> list[str]:
+    words = [str(SCRIPTS / 'papermill'), f'nbs/{notebook}.ipynb', str(out), '--no-progress-bar']
+    for name, value in parameters.items(): words += ['-p', name, str(value)]
+    return words
+
+
+def papermill(notebook: str, out: Path, timeout: float = 300, **parameters) -> subprocess.CompletedProcess:
+    return subprocess.run(command(notebook, out, **parameters), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def run(notebook: str, out: Path, timeout: float = 300, **parameters) -> dict:
+    "The executed notebook; fails with papermill's own words if the job failed."
+    done = papermill(notebook, out, timeout, **parameters)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(out.read_text())
+
+
+def test_train_then_evaluate_give_the_same_figures(tmp_path):
+    folder = tmp_path / 'run'
+    run('train', tmp_path / 'out.ipynb', dataset='synthetic', epochs=3, output=folder, **SMALL)
+    assert {p.name for p in folder.iterdir()} == {'config.json', 'metrics.jsonl', 'state.safetensors', 'weights.safetensors',
+                                                  'predictions.npz', 'results.csv'}
+    trained = pd.read_csv(folder / 'results.csv').set_index('decoder')
+    assert {'mean shape in the true box', 'argmax', 'quarter', 'local'} == set(trained.index)
+    stored = np.load(folder / 'predictions.npz')
+    error = np.linalg.norm(stored['points_local'] - stored['truth'], axis=-1)
+    eyes = np.linalg.norm(stored['truth'][:, 36] - stored['truth'][:, 45], axis=-1)
+    by_hand = 100 * np.mean([e[v].mean() / d for e, v, d in zip(error, stored['visible'], eyes)])
+    assert trained.loc['local', 'NME_ic %'] == pytest.approx(by_hand, rel=1e-5)        # the same error in the photo's pixels
+
+    run('evaluate', tmp_path / 'eval.ipynb', checkpoint=folder, output=tmp_path / 'again')
+    again = pd.read_csv(tmp_path / 'again/results.csv').set_index('decoder')
+    for column in ('NME_ic %', 'NME_box %', 'NME_diag %'):
+        for decoder in again.index: assert again.loc[decoder, column] == pytest.approx(trained.loc[decoder, column], rel=1e-6)
+
+
+def test_sigkill_loses_at_most_the_epoch_under_way(tmp_path):
+    "papermill and its kernel are killed while the third epoch or a later one runs; the same command then finishes the same run."
+    parameters = dict(dataset='synthetic', epochs=8, seed=3, **SMALL)
+    folder, log = tmp_path / 'killed', tmp_path / 'killed/metrics.jsonl'
+    job = subprocess.Popen(command('train', tmp_path / 'killed.ipynb', output=folder, **parameters), cwd=ROOT,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and len(log.read_text().splitlines()) >= 2):
+            assert time.monotonic() < deadline and job.poll() is None, 'the job did not get as far as its second epoch'
+            time.sleep(0.02)
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    time.sleep(1.5)                                                                    # the kernel follows its parent
+    before = [json.loads(line) for line in log.read_text().splitlines()]
+    assert 2 <= len(before) < 8 and not (folder / 'weights.safetensors').exists()
+    run('train', tmp_path / 'resumed.ipynb', output=folder, **parameters)
+    run('train', tmp_path / 'whole.ipynb', output=tmp_path / 'whole', **parameters)
+    after = [json.loads(line) for line in log.read_text().splitlines()]
+    kept = [a for a, b in zip(after, before) if a == b]                                # with their seconds: not run again
+    assert len(kept) >= len(before) - 1 and [r['epoch'] for r in after] == list(range(1, 9))
+    a, b = load_file(folder / 'weights.safetensors'), load_file(tmp_path / 'whole/weights.safetensors')
+    assert all((a[k] == b[k]).all() for k in b)
+
+
+@pytest.mark.parametrize('parameters, said', [
+    (dict(widht=64), "unknown parameter 'widht'; known: width"),
+    (dict(resume='false'), "resume: expected bool, got str 'false'. write True or False"),
+    (dict(dataset='300w', root='nowhere'), 'nowhere'),
+])
+def test_wrong_parameters_end_the_job(tmp_path, parameters, said):
+    done = papermill('train', tmp_path / 'out.ipynb', **parameters)
+    assert done.returncode == 1 and said in done.stderr, done.stderr[-2000:]
+
+
+def test_a_bad_file_ends_the_job_or_is_skipped(tmp_path, shared_data):
+    "A truncated photo among real ones: the error names it; with on_error=skip the job goes on without it."
+    for split in ('helen/trainset', 'helen/testset'):
+        (tmp_path / '300w' / split).mkdir(parents=True)
+        for pts in sorted((shared_data / '300w' / split).glob('*.pts'))[:12]:
+            for f in (pts, pts.with_suffix('.jpg')): shutil.copy(f, tmp_path / '300w' / split / f.name)
+    bad = sorted((tmp_path / '300w/helen/trainset').glob('*.jpg'))[3]
+    bad.write_bytes(bad.read_bytes()[:3000])
+    parameters = dict(dataset='300w', root=tmp_path / '300w', cache=tmp_path / 'cache', output=tmp_path / 'run', epochs=1, **SMALL)
+    done = papermill('train', tmp_path / 'out.ipynb', **parameters)
+    assert done.returncode == 1 and bad.name in done.stderr
+    run('train', tmp_path / 'out.ipynb', on_error='skip', **parameters)
+    assert len(np.load(tmp_path / 'run/predictions.npz')['names']) == 12
