@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'CATALOGUE', 'DataError', 'read_pts', 'Scheme', 'mirror_gap', 'Split', 'Face', 'Dataset', 'register',
-           'find_dataset', 'read_folder', 'read_300w', 'read_own', 'read_scheme', 'own_scheme', 'read_split', 'Rows',
-           'Faces', 'open_photo', 'crop_view', 'cache_folder', 'build_cache', 'load_faces']
+           'find_dataset', 'read_folder', 'read_300w', 'read_wflw', 'read_own', 'read_scheme', 'own_scheme',
+           'read_split', 'Rows', 'Faces', 'open_photo', 'crop_view', 'cache_folder', 'build_cache', 'data_root',
+           'load_faces']
 
 # %% ../nbs/05_datasets.ipynb #d6d6380a
 import hashlib
@@ -274,6 +275,39 @@ register(Dataset('300w-private', SCHEMES[68], (
     source=_300W_SOURCE));
 
 # %% ../nbs/05_datasets.ipynb #f45d6470
+_WFLW_LISTS = 'WFLW_annotations/list_98pt_rect_attr_train_test'
+_WFLW_FLAGS = dict(largepose=326, expression=314, illumination=698, makeup=206, occlusion=736, blur=773)
+
+
+def read_wflw(dataset: Dataset, split: Split, root: Path, problems: list[DataError]) -> list[Face]:
+    "A split of WFLW from its official list, or the test faces that carry a flag; a face knows its flags as subsets."
+    part, faces = 'train' if split.name == 'train' else 'test', []
+    listing = root / _WFLW_LISTS / f'list_98pt_rect_attr_{part}.txt'
+    if not listing.is_file(): raise FileNotFoundError(f'{dataset.name}, split {split.name}: there is no {listing}. {dataset.source}')
+    for number, line in enumerate(listing.read_text('utf-8').splitlines(), 1):
+        try: faces += [_wflw_face(listing, number, line.split(), root, part)] if line.strip() else []
+        except DataError as problem: problems.append(problem)
+    return [face for face in faces if split.name in face.subsets]
+
+
+def _wflw_face(listing: Path, number: int, words: list[str], root: Path, part: str) -> Face:
+    "The face of one line of 207 columns: 196 coordinates, x1 y1 x2 y2, six flags, photo below WFLW_images."
+    if len(words) != 207: raise DataError(listing, f'expected 207 columns (98 x y, box, six flags, photo), got {len(words)}', number)
+    try: values = torch.tensor([float(w) for w in words[:206]], dtype=torch.float64)
+    except ValueError as e: raise DataError(listing, str(e), number) from None
+    name = Path(words[206])
+    if name.is_absolute() or '..' in name.parts: raise DataError(listing, f'the photo {words[206]} lies outside WFLW_images', number)
+    photo = root / 'WFLW_images' / name
+    if not photo.is_file(): raise DataError(listing, f'there is no photo {photo}', number)
+    flags = tuple(f for f, value in zip(_WFLW_FLAGS, values[200:206].tolist()) if value)
+    return Face(photo, values[:196].view(98, 2).float(), torch.ones(98, dtype=torch.bool), photo.relative_to(root).as_posix(),
+                tuple(values[196:200].tolist()), (part, *flags))
+
+
+register(Dataset('wflw', SCHEMES[98], (Split('train', 7500), Split('test', 2500), *(Split(*f) for f in _WFLW_FLAGS.items())),
+                 train='train', test='test', subsets=tuple(_WFLW_FLAGS), reader=read_wflw, source='WFLW_images/ and WFLW_annotations/ are at https://wywu.github.io/projects/LAB/WFLW.html'));
+
+# %% ../nbs/05_datasets.ipynb #d7fa124c
 def read_own(dataset: Dataset, split: Split, root: Path, problems: list[DataError]) -> list[Face]:
     "Photos with `.pts` beside them: root/train and root/test, or one folder of which every fifth face is the test."
     if not root.is_dir(): raise FileNotFoundError(f'{root} does not exist. {dataset.source}')
@@ -290,7 +324,7 @@ register(Dataset('folder', None, (Split('train'), Split('test'), Split('all')), 
                  reader=read_own, source='It should hold train/ and test/, or the photos themselves: '
                                          'a .pts file beside each .jpg or .png.'));
 
-# %% ../nbs/05_datasets.ipynb #7669290d
+# %% ../nbs/05_datasets.ipynb #5c0c2c7c
 def read_scheme(path: Path) -> Scheme:
     "The scheme in a JSON file: points, and as far as known pairs, eyes, pupils, regions, name."
     groups = lambda values: tuple(tuple(int(i) for i in group) for group in values)
@@ -316,7 +350,7 @@ def own_scheme(root: Path, faces: Sequence[Face]) -> Scheme:
                       f'image by {gap:.2f} face sizes. For another layout, write its pairs into {file}', stacklevel=3)
     return SCHEMES[count]
 
-# %% ../nbs/05_datasets.ipynb #d7fa124c
+# %% ../nbs/05_datasets.ipynb #c4674ff3
 def _settle(problems: Sequence[DataError], total: int, what: str, on_error: str) -> None:
     "Raises, or under 'skip' warns, with the tally of faces that cannot be used and the first ten reasons."
     if on_error not in ('raise', 'skip'): raise unknown('on_error', on_error, ('raise', 'skip'))
@@ -350,7 +384,7 @@ def _check_count(dataset: Dataset, split: Split, faces: Sequence[Face]) -> None:
     warnings.warn(f'{dataset.name}, split {split.name}: {len(faces)} faces, official count {split.count}'
                   + (f' ({short})' if short else ''), stacklevel=3)
 
-# %% ../nbs/05_datasets.ipynb #5c0c2c7c
+# %% ../nbs/05_datasets.ipynb #a59a1979
 def read_split(dataset: str | Dataset, split: str, root: Path | str, on_error: str = 'raise',
                limit: int | None = None) -> list[Face]:
     "The faces of a split below `root`, in a fixed order. `on_error`: 'raise' or 'skip'. `limit`: at most so many."
@@ -367,7 +401,7 @@ def read_split(dataset: str | Dataset, split: str, root: Path | str, on_error: s
     if limit is None or limit >= len(faces): return faces
     return [faces[i * len(faces) // limit] for i in range(limit)]
 
-# %% ../nbs/05_datasets.ipynb #000d5900
+# %% ../nbs/05_datasets.ipynb #e644bfc8
 class Rows:
     "Some rows of a large array, in a given order, without a copy: rows are read when they are asked for."
     def __init__(self, base: np.ndarray, index: np.ndarray) -> None:
@@ -379,7 +413,7 @@ class Rows:
     def __getitem__(self, i) -> np.ndarray: return np.take(self.base, self.index[i], 0)      # always a copy
     def __array__(self, dtype=None, copy=None) -> np.ndarray: return self[:].astype(dtype or self.dtype, copy=False)
 
-# %% ../nbs/05_datasets.ipynb #d806e472
+# %% ../nbs/05_datasets.ipynb #0b6926f3
 @dataclass
 class Faces:
     "Cropped faces, C = size + 2 margin px wide. Points are px of `images`; `squares` tell where in the photo that is."
@@ -431,7 +465,7 @@ class Faces:
         "Maps (N, 3, 3), float64, from px of `images` to photo px."
         return inverse(square_map(self.squares, self.size, self.margin))
 
-# %% ../nbs/05_datasets.ipynb #ce1ef08f
+# %% ../nbs/05_datasets.ipynb #d43e4c2f
 def open_photo(path: Path | str) -> tuple[Image.Image, bool]:
     """The photo in RGB, pixels as stored, and whether its EXIF tag wants it turned. Raises DataError.
 
@@ -448,7 +482,7 @@ def open_photo(path: Path | str) -> tuple[Image.Image, bool]:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
         raise DataError(path, f'not a readable photo ({type(e).__name__}: {e})') from e
 
-# %% ../nbs/05_datasets.ipynb #1ec28fba
+# %% ../nbs/05_datasets.ipynb #0e85fc8f
 def crop_view(photo: Image.Image, square: Sequence[float], size: int, margin: int = 0) -> np.ndarray:
     """View (3, C, C) uint8, C = size + 2 margin, of a square (centre x, centre y, side in px) of an RGB photo.
 
@@ -463,7 +497,7 @@ def crop_view(photo: Image.Image, square: Sequence[float], size: int, margin: in
     view = window.resize((wide, wide), Image.Resampling.BICUBIC, box=(u - half, v - half, u + half, v + half))
     return np.asarray(view).transpose(2, 0, 1)
 
-# %% ../nbs/05_datasets.ipynb #72db1555
+# %% ../nbs/05_datasets.ipynb #6b657252
 _VERSION = 1        # of the cache's format and of crop_view's pixels: raise it when either changes
 
 
@@ -489,7 +523,7 @@ def _key(photos: Sequence[Path], squares: Tensor, size: int, margin: int) -> str
     for part in (squares.double().numpy().tobytes(), *contents): total.update(part)
     return total.hexdigest()
 
-# %% ../nbs/05_datasets.ipynb #0548ff84
+# %% ../nbs/05_datasets.ipynb #738ef234
 @dataclass(frozen=True)
 class _Job:
     "What is to be cropped: photos, their face boxes (N, 4) and squares (N, 3) in photo px, the view's size and margin."
@@ -512,7 +546,7 @@ class _Job:
                                             f'photo of {width} x {height} px')
         return crop_view(photo, self.squares[i].tolist(), self.size, self.margin), turned
 
-# %% ../nbs/05_datasets.ipynb #4291931f
+# %% ../nbs/05_datasets.ipynb #866c2558
 def _write_crops(folder: Path, job: _Job) -> None:
     "Writes images.npy, and index.json with each row's checksum or the reason why there is none. Memory stays flat."
     count, row, lock = len(job.photos), math.prod(job.shape[1:]), threading.Lock()
@@ -540,7 +574,7 @@ def _write_crops(folder: Path, job: _Job) -> None:
         warnings.warn(f'{job.label}: {sum(turned)} photos carry an EXIF rotation, which is not obeyed: points count on '
                       'pixels as stored. If yours were set on the turned picture, turn the photos first', stacklevel=4)
 
-# %% ../nbs/05_datasets.ipynb #6b657252
+# %% ../nbs/05_datasets.ipynb #08e70996
 def _open_crops(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]] | None:
     "The mapped images and each row's reason ('' if good); None where there are none, a notice if they are damaged."
     if not entry.is_dir(): return None
@@ -557,7 +591,7 @@ def _open_crops(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[s
         warnings.warn(f'the cache {entry} is damaged and is built again ({e})', stacklevel=4)
         return None
 
-# %% ../nbs/05_datasets.ipynb #738ef234
+# %% ../nbs/05_datasets.ipynb #b764b148
 def _store_crops(entry: Path, job: _Job) -> None:
     "Writes the crops to a temporary folder, renamed to `entry`; where another process was first, its work stands."
     entry.parent.mkdir(parents=True, exist_ok=True)
@@ -587,7 +621,7 @@ def _crops(cache: Path, job: _Job) -> tuple[np.ndarray, list[str]]:
         _store_crops(entry, job)
     raise OSError(f'the cache {entry} could not be written and read back: delete it and try again')
 
-# %% ../nbs/05_datasets.ipynb #866c2558
+# %% ../nbs/05_datasets.ipynb #bbc0fd91
 def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tensor]:
     "Boxes (N, 4) and squares (N, 3), float64 photo px. Raises DataError for a face that has none."
     if boxes not in ('landmarks', 'file'): raise unknown('boxes', boxes, ('landmarks', 'file'))
@@ -601,7 +635,7 @@ def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tens
         if not 0 < side < math.inf: raise DataError(face.photo, f'its {crop} crop would be a square of {side} px')
     return box, squares
 
-# %% ../nbs/05_datasets.ipynb #08e70996
+# %% ../nbs/05_datasets.ipynb #def2d0c9
 def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size: int = 256,
                 cache: Path | str | None = None, on_error: str = 'raise', boxes: str = 'landmarks',
                 label: str = 'faces') -> Faces:
@@ -621,18 +655,26 @@ def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size
     return Faces(Rows(images, np.array(good)), points, torch.stack([f.visible for f in kept]), squares,
                  [f.name for f in kept], scheme, size, job.margin, crop, boxes, [f.subsets for f in kept])
 
-# %% ../nbs/05_datasets.ipynb #b764b148
+# %% ../nbs/05_datasets.ipynb #b64f1602
+def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
+    "The dataset's folder: `root`; else below $SUBPIXEL_DATA the folder of its name, or that folder itself; else data/<name>."
+    if root is not None: return Path(root).expanduser()
+    given = os.environ.get('SUBPIXEL_DATA')
+    below = Path(given or 'data').expanduser() / dataset.name
+    return below if below.is_dir() or not given else Path(given).expanduser()
+
+# %% ../nbs/05_datasets.ipynb #9a725c9a
 def load_faces(dataset: str | Dataset, split: str, root: Path | str | None = None, size: int = 256,
                cache: Path | str | None = None, on_error: str = 'raise', limit: int | None = None,
                crop: str | None = None, boxes: str = 'landmarks') -> Faces:
     """The faces of a split, cropped: the one door that training and evaluation use.
 
-    `root`: the dataset's folder. `split`: its name; 'train' and 'test' are the protocol's. `cache`: see `cache_folder`.
+    `root`: see `data_root`. `split`: its name; 'train' and 'test' are the protocol's. `cache`: see `cache_folder`.
     `limit`: at most so many, evenly spread. `crop`: another square than the dataset's own (`geometry.CROPS`)."""
     dataset = find_dataset(dataset)
     if dataset.make: return dataset.make(dataset.split(split).name, size, limit)
-    if root is None: raise ValueError(f'dataset {dataset.name} needs a root, the folder of its files. {dataset.source}')
+    root = data_root(dataset, root)
     faces = read_split(dataset, split, root, on_error, limit)
-    scheme = dataset.scheme or own_scheme(Path(root).expanduser(), faces)
+    scheme = dataset.scheme or own_scheme(root, faces)
     label = f'{dataset.name}-{dataset.split(split).name}'
     return build_cache(faces, scheme, crop or dataset.crop, size, cache, on_error, boxes, label)

@@ -33,7 +33,8 @@ def argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 # %% ../nbs/02_decoding.ipynb #a6d9457c
 def peak_patch(heatmaps: Tensor, x: Tensor, y: Tensor, window: int, outside: float = -torch.inf) -> Tensor:
     "Patches (..., K, d, d) of heatmaps (..., K, H, W) around pixels x, y (..., K); `outside` fills what lies beyond the map."
-    if window < 1 or window % 2 == 0: raise ValueError(f'window must be odd and positive, so that l = (d - 1) / 2 is whole; got {window}')
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f'window must be odd and positive, so that l = (d - 1) / 2 is whole; got {window}')
     height, width = heatmaps.shape[-2:]
     steps = torch.arange(window, device=heatmaps.device) - (window - 1) // 2
     xs, ys = x[..., None, None] + steps, y[..., None, None] + steps[:, None]
@@ -295,6 +296,6 @@ def gaussian_points(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 def decode(heatmaps: Tensor, method: str = 'local', tau: float = 10., window: int = 5, sigma: float = 1.5) -> tuple[Tensor, Tensor]:
     "Points (..., K, 2) in heatmap px and scores (..., K), the peak values, of heatmaps (..., K, H, W) by a named decoder."
     if heatmaps.ndim < 2 or not heatmaps.is_floating_point():
-        raise ValueError(f'heatmaps must be floating point (..., K, H, W), got {heatmaps.dtype} of shape {tuple(heatmaps.shape)}')
+        raise ValueError(f'heatmaps must be floating point (..., K, H, W), got {heatmaps.dtype} {tuple(heatmaps.shape)}')
     if method not in DECODERS: raise unknown('decoder', method, DECODERS)
     return DECODERS[method](heatmaps, tau, window, sigma)

@@ -44,7 +44,7 @@ def results_table(found: Mapping[str, Tensor], faces: Faces, dataset: Dataset) -
     errors = {name: {kind: face_errors(points, faces, kind) for kind in kinds} for name, points in found.items()}
     parts = {s: faces.mask(s) for s in dataset.subsets if any(s in names for names in faces.subsets)}
     parts[dataset.test if parts else 'test'] = torch.ones(len(faces), dtype=torch.bool)
-    rows, first, cutoff = [], kinds[0], dataset.cutoff
+    rows, first, cutoff = [], dataset.normaliser or faces.scheme.normaliser, dataset.cutoff
     for part, mask in parts.items():
         for name, by_kind in errors.items():
             chosen = {kind: scored(e[mask]) for kind, e in by_kind.items()}
@@ -75,14 +75,14 @@ def save_results(folder: Path | str, found: Mapping[str, Tensor], scores: Tensor
     write_atomic(folder / 'results.csv', lambda p: table.to_csv(p, index=False))
 
 # %% ../nbs/12_evaluation.ipynb #ae8f89da
-def plot_ced(found: Mapping[str, Tensor], faces: Faces, cutoff: float = 10.) -> Figure:
-    "Cumulative error distribution of each name in `found`: share of faces (%) at or below an NME (%)."
+def plot_ced(found: Mapping[str, Tensor], faces: Faces, dataset: Dataset) -> Figure:
+    "Cumulative error distribution of each name in `found`: share of faces (%) at or below an NME (%), up to the cut-off."
+    kind, cutoff = dataset.normaliser or faces.scheme.normaliser, dataset.cutoff
     fig, ax = plt.subplots(figsize=(5, 3.2), dpi=70)
     grid = torch.linspace(0, cutoff, 401, dtype=torch.float64)
     for name, points in found.items():
-        errors = face_errors(points, faces)
+        errors = face_errors(points, faces, kind)
         ax.plot(grid, ced(errors, grid), label=f'{name}: AUC {auc(errors, cutoff):.1f} %')
-    kind = 'ic' if faces.scheme.eyes else 'box'
     ax.set(xlabel=f'NME_{kind}, %', ylabel='faces, %', xlim=(0, cutoff), ylim=(0, 100)); ax.grid(alpha=.3); ax.legend(fontsize=8)
     fig.tight_layout()
     return fig

@@ -92,7 +92,7 @@ def scale_of(m: Tensor) -> Tensor:
 
 # %% ../nbs/00_geometry.ipynb #373adc9e
 def similarity(degrees: Tensor, scale: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    "Maps (B, 3, 3) of a frame of `size` px onto itself: mirror (where `mirrored`), then scale and turn about its centre."
+    "Maps (B, 3, 3) of a frame of `size` px onto itself: mirror (where `mirrored`), scale and turn about its centre."
     sign = 1 - 2 * mirrored.to(scale.dtype)
     middle = (size - 1) / 2
     mirror = _matrix(sign, 0, 0, 0, 1, 0)
@@ -107,12 +107,13 @@ def on_heatmap(m: Tensor, stride: float = 4) -> Tensor:
 
 # %% ../nbs/00_geometry.ipynb #c9fa50b8
 def warp(images: Tensor, m: Tensor, size: int | tuple[int, int], min_scale: float = 1.) -> Tensor:
-    """Images or heatmaps (..., C, H, W), float, moved by maps (..., 3, 3) from source to output px; bilinear, zeros outside.
+    """Images or heatmaps (..., C, H, W), float, moved by maps (..., 3, 3) from source to output px; bilinear, 0 outside.
 
-    `size`: output side or (H, W). `min_scale` < 1 filters every image whose map shrinks; it bounds the shrinking from below."""
+    `size`: output side or (H, W). `min_scale` < 1 filters every image whose map shrinks; it bounds the shrinking."""
     size = (size, size) if isinstance(size, int) else tuple(size)
     batch = images.shape[:-3]
-    flat, m = images.flatten(0, -4) if batch else images[None], m.to(images.device).expand(*batch, 3, 3).reshape(-1, 3, 3)
+    flat = images.flatten(0, -4) if batch else images[None]
+    m = m.to(images.device).expand(*batch, 3, 3).reshape(-1, 3, 3)
     if min_scale < 1:
         sigma = (0.25 * (scale_of(m).clamp(min=min_scale, max=1) ** -2 - 1)).clamp(min=1e-4).sqrt().to(flat)
         radius = 1 + int(3 * 0.5 * (min_scale ** -2 - 1) ** 0.5)
@@ -155,7 +156,7 @@ def unknown(kind: str, value: object, known: Iterable[str]) -> ValueError:
 
 
 def landmark_box(points: Tensor, visible: Tensor | None = None) -> Tensor:
-    "Tight box (..., 4) x1 y1 x2 y2 of points (..., K, 2); only the visible (..., K) where a mask is given. w = x2 - x1."
+    "Tight box (..., 4) x1 y1 x2 y2, w = x2 - x1, of points (..., K, 2); of the visible (..., K) where a mask is given."
     if visible is None: return torch.cat([points.amin(-2), points.amax(-2)], -1)
     if not visible.any(-1).all(): raise ValueError('a face without a visible landmark has no landmark box')
     low = points.masked_fill(~visible[..., None], torch.inf).amin(-2)
@@ -183,7 +184,7 @@ def square_map(square: Tensor, size: int, margin: int = 0) -> Tensor:
 
 # %% ../nbs/00_geometry.ipynb #b6408c3d
 def flip_permutation(pairs: Sequence[tuple[int, int]], count: int) -> Tensor:
-    "Index (K,) that exchanges each pair of landmarks; what is not listed maps to itself. Raises if a landmark is listed twice."
+    "Index (K,) that exchanges each pair of landmarks, the others staying. Raises if a landmark is listed twice."
     index, seen = torch.arange(count), [i for pair in pairs for i in pair]
     if len(seen) != len(set(seen)) or any(not 0 <= i < count for i in seen):
         raise ValueError(f'flip pairs must name distinct landmarks in 0..{count - 1}, got {list(pairs)}')

@@ -122,8 +122,10 @@ class StackedHourglass(nn.Module):
                  block: str = 'hierarchical', # a name of BLOCKS
                  pool: str = 'avg'):          # a name of POOLS
         super().__init__()
-        for name, value in dict(points=points, stacks=stacks, width=width, depth=depth).items(): check_count(name, value)
-        if width % 8: raise ValueError(f'width: expected a multiple of 8, got {width}; nearest: {max(8, round(width / 8) * 8)}')
+        for name, value in dict(points=points, stacks=stacks, width=width, depth=depth).items():
+            check_count(name, value)
+        if width % 8:
+            raise ValueError(f'width: expected a multiple of 8, got {width}; nearest: {max(8, round(width / 8) * 8)}')
         if block not in BLOCKS: raise unknown('block', block, BLOCKS)
         if pool not in POOLS: raise unknown('pool', pool, POOLS)
         self.points, self.stacks, self.width, self.depth = points, stacks, width, depth
@@ -137,6 +139,9 @@ class StackedHourglass(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(width, points, 1) for _ in range(stacks))
         self.remap_features = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.remap_heatmaps = nn.ModuleList(nn.Conv2d(points, width, 1) for _ in range(stacks - 1))
+        for head in self.heads:                                      # answers begin near 0, as most of a heatmap is:
+            nn.init.normal_(head.weight, std=1e-3)                   # a large first loss would fill Adam's second
+            nn.init.zeros_(head.bias)                                # moments and stall it
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, 4 * 2**self.depth)
@@ -147,14 +152,14 @@ class StackedHourglass(nn.Module):
             if i + 1 < self.stacks: x = x + self.remap_features[i](features) + self.remap_heatmaps[i](heatmaps[i])
         return heatmaps
 
-# %% ../nbs/08_hourglass.ipynb #a9bd4a75
+# %% ../nbs/08_hourglass.ipynb #7e0d1648
 def parameter_count(net: nn.Module) -> int:
     "Number of trainable scalars."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
-# %% ../nbs/08_hourglass.ipynb #857c3880
+# %% ../nbs/08_hourglass.ipynb #ae5bbff8
 def multiply_adds(net: nn.Module, size: int = 256) -> int:
-    "Multiply-adds of the convolutions for one image of `size` x `size` px (nothing is computed: the copy is on `meta`)."
+    "Multiply-adds of the convolutions for one image of `size` x `size` px, counted on the `meta` device."
     copy, image = deepcopy(net).to('meta').eval(), torch.empty(1, 3, size, size, device='meta')
     with torch.no_grad(), FlopCounterMode(display=False) as counter: copy(image)
     return counter.get_total_flops() // 2

@@ -17,14 +17,15 @@ from .geometry import landmark_box, unknown
 
 # %% ../nbs/10_metrics.ipynb #551da78c
 def as_double(values: Any) -> Tensor:
-    "Array, list or tensor, of any precision and device -> float64 tensor on the CPU (a list never passes through float32)."
+    "Array, list or tensor, any precision and device -> float64 tensor on the CPU; lists never pass through float32."
     return values.detach().cpu().double() if torch.is_tensor(values) else torch.tensor(np.asarray(values, np.float64))
 
 
 def as_points(values: Any, name: str = 'points') -> Tensor:
     "Points (N, K, 2) as float64."
     points = as_double(values)
-    if points.ndim != 3 or points.shape[-1] != 2: raise ValueError(f'{name}: expected (N, K, 2), got {tuple(points.shape)}')
+    if points.ndim != 3 or points.shape[-1] != 2:
+        raise ValueError(f'{name}: expected (N, K, 2), got {tuple(points.shape)}')
     return points
 
 # %% ../nbs/10_metrics.ipynb #b2528843
@@ -40,28 +41,32 @@ def as_mask(visible: Any, points: Tensor) -> Tensor:
 def between(points: Tensor, groups: Any) -> Tensor:
     "Distance (N,) between the mean points of two groups of indices: (36, 45), or ((36, 37), (42, 43))."
     groups, known = [np.atleast_1d(group) for group in groups], points.shape[1]
-    if len(groups) != 2 or any(g.ndim != 1 or g.dtype.kind not in 'iu' or g.min() < 0 or g.max() >= known for g in groups):
-        raise ValueError(f'expected two groups of indices in 0..{known - 1}, such as (36, 45), got {[g.tolist() for g in groups]}')
+    if len(groups) != 2 or any(g.dtype.kind not in 'iu' or g.min() < 0 or g.max() >= known for g in groups):
+        raise ValueError(f'expected two groups of indices in 0..{known - 1}, such as (36, 45), '
+                         f'got {[g.tolist() for g in groups]}')
     left, right = (points[:, group].mean(1) for group in groups)
     return (left - right).norm(dim=-1)
 
 # %% ../nbs/10_metrics.ipynb #83d7294e
 NORMALISERS = dict(ic='distance of the outer eye corners', pupil='distance of the pupils',
-                   box='sqrt(w h) of the tight box', diag='diagonal of the tight box', side='longer side of the tight box')
+                   box='sqrt(w h) of the tight box', diag='diagonal of the tight box',
+                   side='longer side of the tight box')
 
 # %% ../nbs/10_metrics.ipynb #7afffbc8
 def normaliser(points: Any, visible: Any = None, kind: str = 'ic', scheme: Any = None) -> Tensor:
     """Reference distance (N,) of true points (N, K, 2), in their px; NaN for a face without a visible point.
 
-    'ic' and 'pupil' read the index groups `scheme.eyes` and `scheme.pupils`, or `scheme` itself where it is such a pair,
-    e.g. (36, 45); these points count as they are, masked or not. The others measure the box of the visible points."""
+    'ic' and 'pupil' read the index groups `scheme.eyes` and `scheme.pupils`, or `scheme` itself where it is such a
+    pair, e.g. (36, 45); these points count as they are, masked or not. The others measure the visible points' box."""
     if kind not in NORMALISERS: raise unknown('normaliser', kind, NORMALISERS)
     points = as_points(points)
     visible = as_mask(visible, points)
     seen = visible.any(-1)
     if kind in ('ic', 'pupil'):
         groups = getattr(scheme, dict(ic='eyes', pupil='pupils')[kind], scheme)
-        if not groups: raise ValueError(f"normaliser {kind!r}: needs a scheme with these points, or a pair like (36, 45); got {scheme!r}")
+        if not groups:
+            raise ValueError(f'normaliser {kind!r}: needs a scheme with these points, or a pair like (36, 45); '
+                             f'got {scheme!r}')
         norm = between(points, groups)
     else:
         x1, y1, x2, y2 = landmark_box(points, visible | ~seen[:, None]).unbind(-1)
@@ -73,15 +78,17 @@ def normaliser(points: Any, visible: Any = None, kind: str = 'ic', scheme: Any =
 def check_norm(norm: Tensor, seen: Tensor, kind: str = 'given') -> Tensor:
     "Return `norm` (N,), or raise naming the first seen face whose reference distance is not a positive number."
     bad = (seen & ~(norm.isfinite() & (norm > 0))).nonzero().flatten().tolist()
-    if bad: raise ValueError(f'normaliser {kind!r}: expected a positive distance, got {norm[bad[0]].item()} for face {bad[0]} '
-                             f'(and {len(bad) - 1} more): do its points coincide, or are they missing?')
+    if bad:
+        raise ValueError(f'normaliser {kind!r}: expected a positive distance, got {norm[bad[0]].item()} for face '
+                         f'{bad[0]} (and {len(bad) - 1} more): do its points coincide, or are they missing?')
     return norm
 
 # %% ../nbs/10_metrics.ipynb #1407adfb
 def point_errors(predicted: Any, true: Any) -> Tensor:
     "Euclidean distance (N, K), in px, of each predicted point (N, K, 2) from the true one."
     predicted, true = as_points(predicted, 'predicted'), as_points(true, 'true')
-    if predicted.shape != true.shape: raise ValueError(f'predicted {tuple(predicted.shape)} and true {tuple(true.shape)} differ in shape')
+    if predicted.shape != true.shape:
+        raise ValueError(f'predicted {tuple(predicted.shape)} and true {tuple(true.shape)} differ in shape')
     return (predicted - true).norm(dim=-1)
 
 # %% ../nbs/10_metrics.ipynb #957e7026
@@ -91,10 +98,13 @@ def nme(predicted: Any, true: Any, norm: Any, visible: Any = None) -> Tensor:
     Appendix B. NaN for a face without a visible point; a visible point that is not a number raises."""
     errors, mask = point_errors(predicted, true), as_mask(visible, as_points(true))
     norm = as_double(norm)
-    if norm.shape != errors.shape[:1]: raise ValueError(f'norm: expected ({len(errors)},), one per face, got {tuple(norm.shape)}')
+    if norm.shape != errors.shape[:1]:
+        raise ValueError(f'norm: expected ({len(errors)},), one per face, got {tuple(norm.shape)}')
     check_norm(norm, mask.any(-1))
     bad = (mask & ~errors.isfinite()).nonzero().tolist()
-    if bad: raise ValueError(f'face {bad[0][0]}, point {bad[0][1]}: predicted or true position is not finite (and {len(bad) - 1} more)')
+    if bad:
+        raise ValueError(f'face {bad[0][0]}, point {bad[0][1]}: predicted or true position is not finite '
+                         f'(and {len(bad) - 1} more)')
     return 100 * errors.masked_fill(~mask, 0).sum(-1) / mask.sum(-1) / norm
 
 # %% ../nbs/10_metrics.ipynb #5636d398
@@ -108,14 +118,14 @@ def scored(errors: Any) -> Tensor:
 
 # %% ../nbs/10_metrics.ipynb #95350a7e
 def ced(errors: Any, grid: Any) -> Tensor:
-    "Cumulative error distribution: share of faces, in percent, whose error is at or below each value of `grid` (G,) -> (G,)."
+    "Cumulative error distribution: share of faces (%) whose error is at or below each value of `grid` (G,) -> (G,)."
     errors = scored(errors).sort().values
     grid = as_double(grid).contiguous()
     return 100 * torch.searchsorted(errors, grid, right=True).double() / len(errors)
 
 # %% ../nbs/10_metrics.ipynb #a3b0ae2b
 def auc(errors: Any, cutoff: float) -> float:
-    "Area under the cumulative error curve up to `cutoff`, over `cutoff`, in percent: exactly mean(max(t - e, 0)) / t. Errors in percent."
+    "Area (%) under the cumulative error curve up to `cutoff` (%), over `cutoff`: exactly mean(max(t - e, 0)) / t."
     check_cutoff(cutoff)
     return 100 * (cutoff - scored(errors)).clamp(min=0).mean().item() / cutoff
 
@@ -128,10 +138,12 @@ def failure_rate(errors: Any, cutoff: float) -> float:
 # %% ../nbs/10_metrics.ipynb #640bc360
 def check_cutoff(cutoff: float) -> None:
     "Raise unless `cutoff` is a positive number of percent."
-    if not 0 < cutoff < float('inf'): raise ValueError(f'cutoff: expected a positive number of percent, such as 7, got {cutoff!r}')
+    if not 0 < cutoff < float('inf'):
+        raise ValueError(f'cutoff: expected a positive number of percent, such as 7, got {cutoff!r}')
 
 # %% ../nbs/10_metrics.ipynb #40a8288b
-def summary(predicted: Any, true: Any, visible: Any = None, scheme: Any = None, kind: str = 'ic', cutoff: float = 10.) -> dict[str, Any]:
+def summary(predicted: Any, true: Any, visible: Any = None, scheme: Any = None, kind: str = 'ic',
+            cutoff: float = 10.) -> dict[str, Any]:
     "What a table row needs: normaliser, faces, scored (those with a visible point), and NME, AUC and FR in percent."
     errors = nme(predicted, true, normaliser(true, visible, kind, scheme), visible)
     return dict(normaliser=kind, faces=len(errors), scored=len(scored(errors)), nme=scored(errors).mean().item(),

@@ -82,15 +82,16 @@ def check(config: Config) -> None:
         kind = kind.removeprefix("<class '").removesuffix("'>")
         if value is None and optional: continue
         if not (type(value).__name__ == kind or kind == 'float' and type(value) is int):
-            hint = {'bool': 'write True or False', 'float': 'write 0.0001 or 1.0e-4'}.get(kind, '') if isinstance(value, str) else ''
-            raise ValueError(f'{f.name}: expected {kind}, got {type(value).__name__} {value!r}. {hint}'.rstrip('. ') + '.')
+            hints = {'bool': ' write True or False.', 'float': ' write 0.0001 or 1.0e-4.'} if isinstance(value, str) else {}
+            came = f'{type(value).__name__} {value!r}'
+            raise ValueError(f'{f.name}: expected {kind}, got {came}.{hints.get(kind, "")}')
     for name, known in dict(merging=MERGES, crop=CROPS, schedule=SCHEDULES, precision=('auto', 'bf16', 'float32'),
                             on_error=('raise', 'skip')).items():
         if getattr(config, name) not in known: raise unknown(name, getattr(config, name), known)
     find_dataset(config.dataset), find_method(config.method)
-    for name in ('width', 'stacks', 'size', 'depth', 'epochs', 'batch', 'lr', 'sigma', 'tau', 'window', 'limit', 'test_every'):
-        value = getattr(config, name)
-        if value is not None and not (0 < value < math.inf): raise ValueError(f'{name}: expected a positive number, got {value}.')
+    for name, value in asdict(config).items():
+        if type(value) in (int, float) and name != 'seed' and not 0 < value < math.inf:
+            raise ValueError(f'{name}: expected a positive number, got {value}.')
     if config.window % 2 == 0: raise ValueError(f'window: expected an odd number, got {config.window}.')
     if config.size % (4 * 2 ** config.depth):
         raise ValueError(f'size: expected a multiple of 4 * 2**depth = {4 * 2 ** config.depth}, got {config.size}.')
@@ -111,7 +112,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = dict(step=step_schedule, onecyc
 # %% ../nbs/11_training.ipynb #d823cc8b
 RECIPES: dict[str, dict[str, Any]] = {
     'paper': dict(width=256, stacks=2, size=256, epochs=50, batch=16, lr=1e-4, schedule='step'),
-    'synthetic': dict(width=32, stacks=2, size=128, depth=3, epochs=12, batch=16, lr=2e-3, schedule='onecycle', limit=800, test_every=3)}
+    'synthetic': dict(width=32, stacks=2, size=128, depth=3, epochs=12, batch=16, lr=2e-3, schedule='onecycle', limit=800,
+                      test_every=3)}
 
 
 def configure(**parameters: Any) -> Config:
@@ -230,12 +232,12 @@ def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
     path = Path(path).expanduser()
     path = path / 'weights.safetensors' if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no trained network here; expected the weights.safetensors of a finished run of train.ipynb')
+        raise FileNotFoundError(f'{path}: no trained network here; a finished run of train.ipynb leaves weights.safetensors')
     try:
         with safe_open(path, 'pt') as file:
             about, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
     except Exception as e: raise ValueError(f'{path}: not a readable safetensors file ({e})') from e
-    if 'config' not in about: raise ValueError(f'{path}: safetensors without our config; expected a weights.safetensors of train.ipynb')
+    if 'config' not in about: raise ValueError(f'{path}: safetensors without our config; expected the weights of train.ipynb')
     config = Config(**json.loads(about['config']))
     net = build_network(config, int(about['points']))
     net.load_state_dict(tensors)
@@ -263,8 +265,9 @@ def open_run(config: Config, faces: Faces) -> Path:
     if old.exists():
         before = json.loads(old.read_text())
         changed = [f'{k}: {before.get(k)!r} there, {v!r} now' for k, v in about.items() if before.get(k) != v]
-        if changed: raise ValueError(f'{folder} holds another run ({"; ".join(changed)}). Name another output, or set resume to '
-                                     'False to delete that run and start anew.')
+        if changed:
+            raise ValueError(f'{folder} holds another run ({"; ".join(changed)}). Name another output, or set resume to '
+                             'False to delete that run and start anew.')
     write_atomic(old, lambda p: p.write_text(json.dumps(about, indent=1)))
     return folder
 

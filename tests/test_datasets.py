@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 
 from subpixel_nb import datasets
 from subpixel_nb.datasets import (CATALOGUE, SCHEMES, DataError, Dataset, Face, Faces, Scheme, Split, build_cache,
-                                  cache_folder, crop_view, find_dataset, load_faces, mirror_gap, open_photo,
+                                  cache_folder, crop_view, data_root, find_dataset, load_faces, mirror_gap, open_photo,
                                   read_folder, read_pts, read_split, register)
 from subpixel_nb.geometry import flip_permutation, square_map, transform_points
 
@@ -240,7 +240,6 @@ def test_a_missing_root_says_what_was_looked_for_and_where_it_is(tmp_path: Path)
         with pytest.raises(FileNotFoundError) as e: read_split('300w', 'train', root)
         for word in (str(root), 'afw', 'helen/trainset', 'lfpw/trainset', 'ibug.doc.ic.ac.uk'):
             assert word in str(e.value)
-    with pytest.raises(ValueError, match='needs a root'): load_faces('300w', 'train')
 
 
 def test_a_root_one_level_off_is_pointed_out(home):
@@ -824,3 +823,68 @@ def test_real_faces_are_cropped_as_the_paper_says(tmp_path: Path):
     middle = (faces.points.amax(1) + faces.points.amin(1)) / 2
     assert (middle - 207.5).abs().max() < 1e-3
     assert faces.images[:][:, :, 160:256, 160:256].std() > 20                 # there is a picture where the face is
+
+
+# WFLW
+
+def wflw_line(photo: str, shift: float = 0., flags: str = '0 0 0 0 0 0') -> str:
+    points = ' '.join(f'{20 + 3 * (i % 10) + shift:.4f} {30 + 4 * (i // 10):.4f}' for i in range(98))
+    return f'{points} 15 25 60 75 {flags} {photo}'
+
+
+@pytest.fixture
+def wflw(tmp_path):
+    lists, photos = tmp_path / 'WFLW_annotations/list_98pt_rect_attr_train_test', tmp_path / 'WFLW_images/0--Parade'
+    lists.mkdir(parents=True); photos.mkdir(parents=True)
+    for i in range(3): Image.new('RGB', (100, 90), (i * 50, 80, 120)).save(photos / f'{i}.jpg')
+    (lists / 'list_98pt_rect_attr_test.txt').write_text('\n'.join(
+        wflw_line(f'0--Parade/{i}.jpg', i, flags) for i, flags in enumerate(('1 0 0 0 0 0', '0 0 0 0 1 1', '0 0 0 0 0 0'))) + '\n')
+    return tmp_path
+
+
+def test_wflw_as_released(wflw, tmp_path):
+    with pytest.warns(UserWarning, match='3 faces, official count 2500'):
+        faces = load_faces('wflw', 'test', wflw, size=64, cache=tmp_path / 'cache')
+    assert faces.scheme.points == 98 and faces.mask('largepose').tolist() == [True, False, False]
+    assert faces.mask('occlusion').tolist() == faces.mask('blur').tolist() == [False, True, False]
+    photo = transform_points(faces.photo_map(), faces.points.double())
+    assert photo[1, 0].tolist() == pytest.approx([21, 30], abs=1e-3)                    # as found: 0-based
+
+
+@pytest.mark.parametrize('line, said', [
+    ('1 2 3 photo.jpg', r'test.txt:4: expected 207 columns .* got 4'),
+    (wflw_line('0--Parade/0.jpg').replace('20.0000', 'x', 1), r"test.txt:4: could not convert string to float: 'x'"),
+    (wflw_line('absent.jpg'), r'test.txt:4: there is no photo .*absent.jpg'),
+    (wflw_line('../../secret.jpg'), r'test.txt:4: the photo .* lies outside'),
+    (wflw_line('/etc/passwd'), r'test.txt:4: the photo .* lies outside'),
+])
+def test_wflw_bad_lines(wflw, line, said):
+    with open(wflw / 'WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_test.txt', 'a') as f: f.write(line + '\n')
+    with pytest.raises(DataError, match=said): read_split('wflw', 'test', wflw)
+    with pytest.warns(UserWarning): assert len(read_split('wflw', 'test', wflw, on_error='skip')) == 3
+
+
+def test_wflw_without_its_list(tmp_path):
+    with pytest.raises(FileNotFoundError, match='list_98pt_rect_attr_train.txt'): read_split('wflw', 'train', tmp_path)
+
+
+def test_wflw_real_test_list(shared_data, tmp_path):
+    "The official test list (1966 of its 2500 lines are there), its photos stood in for by empty files, and the subsets' counts."
+    (tmp_path / 'WFLW_annotations').symlink_to((shared_data / 'wflw/WFLW_annotations').resolve())
+    listing = shared_data / 'wflw/WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_test.txt'
+    for name in {line.split()[-1] for line in listing.read_text().splitlines()}:
+        (tmp_path / 'WFLW_images' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'WFLW_images' / name).touch()
+    with pytest.warns(UserWarning, match='1966 faces, official count 2500'): faces = read_split('wflw', 'test', tmp_path)
+    count = {s: sum(s in f.subsets for f in faces) for s in find_dataset('wflw').subsets}
+    assert count == dict(largepose=326, expression=314, illumination=698, makeup=206, occlusion=736, blur=773)
+
+
+def test_where_data_is_looked_for(tmp_path, monkeypatch):
+    d = find_dataset('300w')
+    monkeypatch.delenv('SUBPIXEL_DATA', raising=False)
+    assert data_root(d, tmp_path) == tmp_path and data_root(d) == Path('data/300w')
+    monkeypatch.setenv('SUBPIXEL_DATA', str(tmp_path))
+    assert data_root(d) == tmp_path
+    (tmp_path / '300w').mkdir()
+    assert data_root(d) == tmp_path / '300w'

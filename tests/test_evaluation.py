@@ -68,7 +68,7 @@ def test_predictions_are_in_the_photos_pixels(faces, tmp_path):
 
 def test_pictures(faces):
     found = {'a': faces.points + 1, 'b': faces.points + 2}
-    ced = plot_ced(found, faces)
+    ced = plot_ced(found, faces, find_dataset('synthetic'))
     line = ced.axes[0].lines[0].get_ydata()
     assert (np.diff(line) >= 0).all() and line[-1] == 100
     assert len(plot_history([dict(epoch=1, loss=2.)]).axes) == 2

@@ -62,7 +62,8 @@ def test_a_face_without_visible_points_has_no_error():
 def test_masked_points_may_be_anything():
     norm, rubbish = normaliser(TRUE, MASK, 'diag'), np.where(MASK[..., None], OFF, np.nan)
     assert nme(rubbish, np.where(MASK[..., None], TRUE, np.inf), norm, MASK)[0] == 0
-    assert torch.equal(normaliser(np.where(MASK[..., None], TRUE, np.nan), MASK, 'box')[:1], normaliser(TRUE, MASK, 'box')[:1])
+    known = normaliser(np.where(MASK[..., None], TRUE, np.nan), MASK, 'box')
+    assert torch.equal(known[:1], normaliser(TRUE, MASK, 'box')[:1])
 
 
 def test_mean_is_over_faces_not_over_points():
@@ -79,7 +80,7 @@ ERRORS = [1., 2., 2., 6., 12.]
 
 def test_auc_failure_rate_and_curve_by_hand():
     assert auc(ERRORS, 8) == pytest.approx(100 * (7 + 6 + 6 + 2) / 5 / 8, abs=1e-12)
-    assert [failure_rate(ERRORS, t) for t in (0.5, 1, 2, 6, 11.999, 12)] == [100, 80, 40, 20, 20, 0]    # equal is no failure
+    assert [failure_rate(ERRORS, t) for t in (0.5, 1, 2, 6, 11.999, 12)] == [100, 80, 40, 20, 20, 0]  # equal: none
     assert ced(ERRORS, [0, 1, 1.999, 2, 6, 12]).tolist() == [0, 20, 20, 60, 80, 100]
     assert auc([0., 0.], 8) == 100 and auc([8., 9.], 8) == 0
 
@@ -115,9 +116,10 @@ def test_failure_rate_complements_the_curve(errors, cutoff):
     assert (curve.diff() >= 0).all() and curve[-1] == 100 and 0 <= auc(errors, cutoff) <= 100
 
 
-@given(st.integers(0, 10_000), st.floats(0.1, 10), st.floats(-180, 180), st.floats(-500, 500), st.sampled_from(list(NORMALISERS)))
+@given(st.integers(0, 10_000), st.floats(0.1, 10), st.floats(-180, 180), st.floats(-500, 500),
+       st.sampled_from(list(NORMALISERS)))
 def test_nme_ignores_scale_place_and_rotation(seed, scale, degrees, shift, kind):
-    "The distance of the eyes turns with the face; the axis-aligned box does not, so there only scale and place are free."
+    "The distance of the eyes turns with the face; the box does not, so there only scale and place are free."
     true, predicted, visible = faces(seed)
     angle = np.radians(degrees if kind in ('ic', 'pupil') else 0)
     turn = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -191,10 +193,12 @@ def test_bad_input_is_named(call, message):
 
 
 def test_normalisers_on_real_faces(shared_data):
-    "Known for a trained network on 300W: 2.994 by eye corners, 4.203 pupils, 1.742 box, 1.687 longer side, 1.229 diagonal."
+    "Known for a trained network on 300W: 2.994 by eye corners, 4.203 pupils, 1.742 box, 1.687 side, 1.229 diagonal."
     true = np.load(shared_data / 'annotations' / '300w_public_test_689.npz')['points']
-    guess = true + 0.02 * normaliser(true, kind='box').numpy()[:, None, None] * np.random.default_rng(0).standard_normal(true.shape)
+    noise = np.random.default_rng(0).standard_normal(true.shape)
+    guess = true + 0.02 * normaliser(true, kind='box').numpy()[:, None, None] * noise
     groups = dict(ic=EYES, pupil=(range(36, 42), range(42, 48)))
-    found = {kind: nme(guess, true, normaliser(true, None, kind, groups.get(kind))).mean().item() for kind in NORMALISERS}
+    found = {kind: nme(guess, true, normaliser(true, None, kind, groups.get(kind))).mean().item()
+             for kind in NORMALISERS}
     for kind, known in dict(pupil=4.203, box=1.742, side=1.687, diag=1.229).items():
         assert found[kind] / found['ic'] == pytest.approx(known / 2.994, rel=0.02)
