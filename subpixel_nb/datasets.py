@@ -430,19 +430,10 @@ class Faces:
     subsets: list[tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
-        n, side = len(self.names), self.size + 2 * self.margin
         self.points, self.visible = torch.as_tensor(self.points).float(), torch.as_tensor(self.visible)
-        self.squares, self.subsets = torch.as_tensor(self.squares).double(), self.subsets or [()] * n
-        k = self.scheme.points
-        for name, expected in dict(images=(n, 3, side, side), points=(n, k, 2), visible=(n, k), squares=(n, 3)).items():
-            got = tuple(getattr(self, name).shape)
-            if got != expected: raise ValueError(f'{n} faces of {k} points: {name} must be {expected}, got {got}')
-        if self.images.dtype != np.uint8 or self.visible.dtype != torch.bool:
-            raise ValueError(f'images must be uint8, visible bool; got {self.images.dtype}, {self.visible.dtype}')
-        finite = self.points.isfinite().all(-1)
-        bad = [self.names[i] for i in (self.visible & ~finite).any(-1).nonzero().flatten().tolist()]
-        if bad: raise ValueError(f'visible points are not finite in {", ".join(bad[:5])}')
-        self.points = torch.where(finite[..., None], self.points, 0.)
+        self.squares, self.subsets = torch.as_tensor(self.squares).double(), self.subsets or [()] * len(self.names)
+        _check_faces(self)
+        self.points = torch.where(self.points.isfinite().all(-1, keepdim=True), self.points, 0.)
 
     def __len__(self) -> int: return len(self.names)
 
@@ -465,7 +456,20 @@ class Faces:
         "Maps (N, 3, 3), float64, from px of `images` to photo px."
         return inverse(square_map(self.squares, self.size, self.margin))
 
-# %% ../nbs/05_datasets.ipynb #d43e4c2f
+# %% ../nbs/05_datasets.ipynb #ce1ef08f
+def _check_faces(faces: Faces) -> None:
+    "Raises where shapes or types do not fit together, or a visible point is not finite."
+    n, k, side = len(faces.names), faces.scheme.points, faces.size + 2 * faces.margin
+    for name, expected in dict(images=(n, 3, side, side), points=(n, k, 2), visible=(n, k), squares=(n, 3)).items():
+        got = tuple(getattr(faces, name).shape)
+        if got != expected: raise ValueError(f'{n} faces of {k} points: {name} must be {expected}, got {got}')
+    if faces.images.dtype != np.uint8 or faces.visible.dtype != torch.bool:
+        raise ValueError(f'images must be uint8, visible bool; got {faces.images.dtype}, {faces.visible.dtype}')
+    lost = (faces.visible & ~faces.points.isfinite().all(-1)).any(-1)
+    bad = [faces.names[i] for i in lost.nonzero().flatten().tolist()]
+    if bad: raise ValueError(f'visible points are not finite in {", ".join(bad[:5])}')
+
+# %% ../nbs/05_datasets.ipynb #0e85fc8f
 def open_photo(path: Path | str) -> tuple[Image.Image, bool]:
     """The photo in RGB, pixels as stored, and whether its EXIF tag wants it turned. Raises DataError.
 
@@ -482,7 +486,7 @@ def open_photo(path: Path | str) -> tuple[Image.Image, bool]:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
         raise DataError(path, f'not a readable photo ({type(e).__name__}: {e})') from e
 
-# %% ../nbs/05_datasets.ipynb #0e85fc8f
+# %% ../nbs/05_datasets.ipynb #69f2deae
 def crop_view(photo: Image.Image, square: Sequence[float], size: int, margin: int = 0) -> np.ndarray:
     """View (3, C, C) uint8, C = size + 2 margin, of a square (centre x, centre y, side in px) of an RGB photo.
 
@@ -497,7 +501,7 @@ def crop_view(photo: Image.Image, square: Sequence[float], size: int, margin: in
     view = window.resize((wide, wide), Image.Resampling.BICUBIC, box=(u - half, v - half, u + half, v + half))
     return np.asarray(view).transpose(2, 0, 1)
 
-# %% ../nbs/05_datasets.ipynb #6b657252
+# %% ../nbs/05_datasets.ipynb #738ef234
 _VERSION = 1        # of the cache's format and of crop_view's pixels: raise it when either changes
 
 
@@ -523,7 +527,7 @@ def _key(photos: Sequence[Path], squares: Tensor, size: int, margin: int) -> str
     for part in (squares.double().numpy().tobytes(), *contents): total.update(part)
     return total.hexdigest()
 
-# %% ../nbs/05_datasets.ipynb #738ef234
+# %% ../nbs/05_datasets.ipynb #866c2558
 @dataclass(frozen=True)
 class _Job:
     "What is to be cropped: photos, their face boxes (N, 4) and squares (N, 3) in photo px, the view's size and margin."
@@ -546,7 +550,7 @@ class _Job:
                                             f'photo of {width} x {height} px')
         return crop_view(photo, self.squares[i].tolist(), self.size, self.margin), turned
 
-# %% ../nbs/05_datasets.ipynb #866c2558
+# %% ../nbs/05_datasets.ipynb #08e70996
 def _write_crops(folder: Path, job: _Job) -> None:
     "Writes images.npy, and index.json with each row's checksum or the reason why there is none. Memory stays flat."
     count, row, lock = len(job.photos), math.prod(job.shape[1:]), threading.Lock()
@@ -574,7 +578,7 @@ def _write_crops(folder: Path, job: _Job) -> None:
         warnings.warn(f'{job.label}: {sum(turned)} photos carry an EXIF rotation, which is not obeyed: points count on '
                       'pixels as stored. If yours were set on the turned picture, turn the photos first', stacklevel=4)
 
-# %% ../nbs/05_datasets.ipynb #08e70996
+# %% ../nbs/05_datasets.ipynb #b764b148
 def _open_crops(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]] | None:
     "The mapped images and each row's reason ('' if good); None where there are none, a notice if they are damaged."
     if not entry.is_dir(): return None
@@ -591,7 +595,7 @@ def _open_crops(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[s
         warnings.warn(f'the cache {entry} is damaged and is built again ({e})', stacklevel=4)
         return None
 
-# %% ../nbs/05_datasets.ipynb #b764b148
+# %% ../nbs/05_datasets.ipynb #bbc0fd91
 def _store_crops(entry: Path, job: _Job) -> None:
     "Writes the crops to a temporary folder, renamed to `entry`; where another process was first, its work stands."
     entry.parent.mkdir(parents=True, exist_ok=True)
@@ -621,7 +625,7 @@ def _crops(cache: Path, job: _Job) -> tuple[np.ndarray, list[str]]:
         _store_crops(entry, job)
     raise OSError(f'the cache {entry} could not be written and read back: delete it and try again')
 
-# %% ../nbs/05_datasets.ipynb #bbc0fd91
+# %% ../nbs/05_datasets.ipynb #def2d0c9
 def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tensor]:
     "Boxes (N, 4) and squares (N, 3), float64 photo px. Raises DataError for a face that has none."
     if boxes not in ('landmarks', 'file'): raise unknown('boxes', boxes, ('landmarks', 'file'))
@@ -635,7 +639,7 @@ def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tens
         if not 0 < side < math.inf: raise DataError(face.photo, f'its {crop} crop would be a square of {side} px')
     return box, squares
 
-# %% ../nbs/05_datasets.ipynb #def2d0c9
+# %% ../nbs/05_datasets.ipynb #b64f1602
 def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size: int = 256,
                 cache: Path | str | None = None, on_error: str = 'raise', boxes: str = 'landmarks',
                 label: str = 'faces') -> Faces:
@@ -655,7 +659,7 @@ def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size
     return Faces(Rows(images, np.array(good)), points, torch.stack([f.visible for f in kept]), squares,
                  [f.name for f in kept], scheme, size, job.margin, crop, boxes, [f.subsets for f in kept])
 
-# %% ../nbs/05_datasets.ipynb #b64f1602
+# %% ../nbs/05_datasets.ipynb #9a725c9a
 def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
     "The dataset's folder: `root`; else below $SUBPIXEL_DATA the folder of its name, or that folder itself; else data/<name>."
     if root is not None: return Path(root).expanduser()
@@ -663,7 +667,7 @@ def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
     below = Path(given or 'data').expanduser() / dataset.name
     return below if below.is_dir() or not given else Path(given).expanduser()
 
-# %% ../nbs/05_datasets.ipynb #9a725c9a
+# %% ../nbs/05_datasets.ipynb #c61e40dd
 def load_faces(dataset: str | Dataset, split: str, root: Path | str | None = None, size: int = 256,
                cache: Path | str | None = None, on_error: str = 'raise', limit: int | None = None,
                crop: str | None = None, boxes: str = 'landmarks') -> Faces:

@@ -126,7 +126,7 @@ def _newton(dx: Tensor, dy: Tensor, dxx: Tensor, dyy: Tensor, dxy: Tensor) -> tu
     det = torch.where(det == 0, torch.inf, det)
     return -(dyy * dx - dxy * dy) / det, -(dxx * dy - dxy * dx) / det
 
-
+# %% ../nbs/02_decoding.ipynb #4a8c68d1
 def dark(heatmaps: Tensor, blur: int = 7) -> tuple[Tensor, Tensor]:
     "Points (..., K, 2) by DARK (Zhang et al. 2020): one Newton step on the log of the map blurred by a kernel of `blur` px."
     x, y, value, patch = _flat(heatmaps, 4 + blur)
@@ -138,7 +138,7 @@ def dark(heatmaps: Tensor, blur: int = 7) -> tuple[Tensor, Tensor]:
     inside = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)                 # DARK's own rule: else no step
     return _points(heatmaps, x + dx * inside, y + dy * inside, value)
 
-
+# %% ../nbs/02_decoding.ipynb #b1d24b49
 def udp(heatmaps: Tensor, blur: int = 7) -> tuple[Tensor, Tensor]:
     "Points (..., K, 2) by UDP's variant of DARK (Huang et al. 2020): differences over one pixel, clipped at 0.001, edges repeated."
     x, y, value, patch = _flat(heatmaps, 2 + blur)
@@ -155,7 +155,7 @@ def udp(heatmaps: Tensor, blur: int = 7) -> tuple[Tensor, Tensor]:
                      at(0, 1) - 2 * at(0, 0) + at(0, -1), dxy)
     return _points(heatmaps, x + dx, y + dy, value)
 
-# %% ../nbs/02_decoding.ipynb #18d21e3c
+# %% ../nbs/02_decoding.ipynb #d8898ec8
 def global_softargmax(heatmaps: Tensor, tau: float = 10.) -> tuple[Tensor, Tensor]:
     "Points (..., K, 2) as the mean over the whole map under softmax(tau h), and the peak value (..., K)."
     height, width = heatmaps.shape[-2:]
@@ -163,7 +163,7 @@ def global_softargmax(heatmaps: Tensor, tau: float = 10.) -> tuple[Tensor, Tenso
     xs, ys = (torch.arange(n, device=heatmaps.device, dtype=heatmaps.dtype) for n in (width, height))
     return torch.stack([(weights.sum(-2) * xs).sum(-1), (weights.sum(-1) * ys).sum(-1)], -1), heatmaps.amax((-2, -1))
 
-# %% ../nbs/02_decoding.ipynb #9019113d
+# %% ../nbs/02_decoding.ipynb #6a825f50
 @dataclass
 class Fit:
     "A Gaussian fitted to each heatmap: heatmap px, of the heatmaps' leading axes (..., K)."
@@ -188,7 +188,7 @@ def _solve(m: dict[tuple[int, int], Tensor], *sides: list[Tensor]) -> list[list[
         solutions.append(z)
     return solutions
 
-# %% ../nbs/02_decoding.ipynb #d8bdd0f9
+# %% ../nbs/02_decoding.ipynb #7543cf4d
 def _moments(patch: Tensor, k: Tensor, on_x: Tensor, on_y: Tensor, cx: Tensor, cy: Tensor, s: Tensor,
              free: bool) -> tuple[dict[tuple[int, int], Tensor], list[Tensor], Tensor]:
     "Normal equations of the fit in the basis g (1, dx, dy, dx^2 + dy^2), d in units of sigma: matrix, data side, sum of h^2."
@@ -218,7 +218,7 @@ def _finish_fit(heatmaps: Tensor, x: Tensor, y: Tensor, s: Tensor, m: dict, data
     covariance = torch.stack([column_x[1], column_x[2], column_y[1], column_y[2]], -1) * scale[:, None]
     return Fit(torch.stack([x, y], -1).view(*shape, 2), a.view(shape), s.view(shape), covariance.view(*shape, 2, 2))
 
-# %% ../nbs/02_decoding.ipynb #6a825f50
+# %% ../nbs/02_decoding.ipynb #d284cf41
 def gaussian_fit(heatmaps: Tensor, sigma: float | None = None, window: int = 13, steps: int = 5) -> Fit:
     """Least-squares Gaussian at the peak of heatmaps (..., K, H, W): centre, amplitude, sigma (unless given), and covariance.
 
@@ -243,7 +243,7 @@ def gaussian_fit(heatmaps: Tensor, sigma: float | None = None, window: int = 13,
     m, data, energy = _moments(patch, k, on_x, on_y, cx, cy, s, sigma is None)
     return _finish_fit(heatmaps, x + cx, y + cy, s, m, data, energy, on_x.sum(1) * on_y.sum(1))
 
-# %% ../nbs/02_decoding.ipynb #e961158e
+# %% ../nbs/02_decoding.ipynb #dbfb307b
 def softargmax_rule(sigma: float) -> tuple[float, int]:
     "Temperature and window for a Gaussian of sigma px: weights of width 0.53 sigma, and a window of two sigma to each side."
     return 3.5, 2 * max(round(2 * sigma), 1) + 1
@@ -274,7 +274,7 @@ def calibrated_softargmax(heatmaps: Tensor, sigma: float = 1.5, tau: float | Non
         cx, cy = (cx + seen_x - ideal_x).clamp(-1, 1), (cy + seen_y - ideal_y).clamp(-1, 1)
     return _points(heatmaps, x + cx, y + cy, value)
 
-# %% ../nbs/02_decoding.ipynb #f6661ae1
+# %% ../nbs/02_decoding.ipynb #a8273892
 DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     'argmax': lambda h, tau, window, sigma: argmax(h),
     'quarter': lambda h, tau, window, sigma: quarter(h),

@@ -96,7 +96,8 @@ def plot_history(rows: Sequence[dict]) -> Figure:
     looked = [r for r in rows if 'nme' in r]
     for name in looked[-1]['nme'] if looked else []:
         right.plot([r['epoch'] for r in looked], [r['nme'][name] for r in looked], '.-', label=name)
-    right.set(xlabel='epoch', ylabel='NME on the test faces, %'); right.grid(alpha=.3); right.legend(fontsize=8)
+    right.set(xlabel='epoch', ylabel='NME on the test faces, %'); right.grid(alpha=.3)
+    if looked: right.legend(fontsize=8)
     fig.tight_layout()
     return fig
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'POOLS', 'shortcut', 'HierarchicalBlock', 'BottleneckBlock', 'Hourglass', 'check_count', 'check_images',
-           'StackedHourglass', 'parameter_count', 'multiply_adds']
+           'StackedHourglass', 'check_network', 'parameter_count', 'multiply_adds']
 
 # %% ../nbs/08_hourglass.ipynb #7cbcd119
 from copy import deepcopy
@@ -122,12 +122,7 @@ class StackedHourglass(nn.Module):
                  block: str = 'hierarchical', # a name of BLOCKS
                  pool: str = 'avg'):          # a name of POOLS
         super().__init__()
-        for name, value in dict(points=points, stacks=stacks, width=width, depth=depth).items():
-            check_count(name, value)
-        if width % 8:
-            raise ValueError(f'width: expected a multiple of 8, got {width}; nearest: {max(8, round(width / 8) * 8)}')
-        if block not in BLOCKS: raise unknown('block', block, BLOCKS)
-        if pool not in POOLS: raise unknown('pool', pool, POOLS)
+        check_network(points, stacks, width, depth, block, pool)
         self.points, self.stacks, self.width, self.depth = points, stacks, width, depth
         make, down = BLOCKS[block], POOLS[pool]
         self.stem = nn.Sequential(nn.Conv2d(3, width // 4, 7, stride=2, padding=3), nn.BatchNorm2d(width // 4),
@@ -152,12 +147,20 @@ class StackedHourglass(nn.Module):
             if i + 1 < self.stacks: x = x + self.remap_features[i](features) + self.remap_heatmaps[i](heatmaps[i])
         return heatmaps
 
-# %% ../nbs/08_hourglass.ipynb #7e0d1648
+# %% ../nbs/08_hourglass.ipynb #15d29753
+def check_network(points: int, stacks: int, width: int, depth: int, block: str, pool: str) -> None:
+    "Raise at the first option of `StackedHourglass` that is not as it must be."
+    for name, value in dict(points=points, stacks=stacks, width=width, depth=depth).items(): check_count(name, value)
+    if width % 8: raise ValueError(f'width: expected a multiple of 8, got {width}; nearest: {max(8, round(width / 8) * 8)}')
+    if block not in BLOCKS: raise unknown('block', block, BLOCKS)
+    if pool not in POOLS: raise unknown('pool', pool, POOLS)
+
+# %% ../nbs/08_hourglass.ipynb #ae5bbff8
 def parameter_count(net: nn.Module) -> int:
     "Number of trainable scalars."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
-# %% ../nbs/08_hourglass.ipynb #ae5bbff8
+# %% ../nbs/08_hourglass.ipynb #df586beb
 def multiply_adds(net: nn.Module, size: int = 256) -> int:
     "Multiply-adds of the convolutions for one image of `size` x `size` px, counted on the `meta` device."
     copy, image = deepcopy(net).to('meta').eval(), torch.empty(1, 3, size, size, device='meta')

@@ -127,7 +127,7 @@ def ced(errors: Any, grid: Any) -> Tensor:
 def auc(errors: Any, cutoff: float) -> float:
     "Area (%) under the cumulative error curve up to `cutoff` (%), over `cutoff`: exactly mean(max(t - e, 0)) / t."
     check_cutoff(cutoff)
-    return 100 * (cutoff - scored(errors)).clamp(min=0).mean().item() / cutoff
+    return 100 * (1 - scored(errors) / cutoff).clamp(min=0).mean().item()
 
 # %% ../nbs/10_metrics.ipynb #93a7e8c6
 def failure_rate(errors: Any, cutoff: float) -> float:

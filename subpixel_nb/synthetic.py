@@ -56,7 +56,7 @@ def cuts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # %% ../nbs/06_synthetic.ipynb #3d331635
 def coverage(outlines: Sequence[np.ndarray], size: tuple[int, int], parents: Sequence[int] | None = None,
              ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Boxes (n, 4) x0 y0 x1 y1, and the share (y1 - y0, x1 - x0) of their pixels that each polygon (m, 2) covers. Exact.
+    """Boxes (n, 4) x0 y0 x1 y1, and the share (y1 - y0, x1 - x0) of their pixels that each polygon (m, 2) covers.
 
     Here pixel i spans i..i+1. size: of the canvas (h, w). parents: see `boxes_of`."""
     count, points = np.array([len(o) for o in outlines]), np.concatenate(outlines)
@@ -80,9 +80,9 @@ def coverage(outlines: Sequence[np.ndarray], size: tuple[int, int], parents: Seq
     column = across.astype(int)
     cell, later = start[owner] + row * (width[owner] + 2) + column, rise * (across - column)
     total = int((width + 2) @ height) + 1
-    area = np.bincount(cell, rise - later, total)
-    area[1:] += np.bincount(cell, later, total)[:-1]
-    area = np.minimum(np.abs(np.cumsum(area, out=area)), 1).astype(np.float32)
+    area = np.bincount(np.concatenate([cell, cell + 1]), np.concatenate([rise - later, later]), total)
+    area = np.cumsum(area, out=area).astype(np.float32)
+    np.minimum(np.abs(area, out=area), 1, out=area)
     return boxes, [area[s:s + (w + 2) * k].reshape(k, w + 2)[:, :w] for s, w, k in zip(start, width, height)]
 
 # %% ../nbs/06_synthetic.ipynb #e3da3eeb
@@ -106,7 +106,7 @@ def curve(points: np.ndarray, closed: bool = False) -> np.ndarray:
 
 # %% ../nbs/06_synthetic.ipynb #82189ecd
 def stroke(line: np.ndarray, width: float, left: float = .5, taper: float = .7) -> np.ndarray:
-    "Outline of a pen stroke along `line` (n, 2), share `left` of it on the left of the way; thin at its ends (taper 0: not)."
+    "Outline of a pen stroke along `line` (n, 2), share `left` of it on the left; thin at its ends (taper 0: not)."
     d = line[1:] - line[:-1]
     t = np.concatenate([d[:1], d[1:] + d[:-1], d[-1:]])
     n = np.stack([t[:, 1], -t[:, 0]], 1) / np.maximum(np.hypot(*t.T), 1e-9)[:, None]
@@ -153,7 +153,7 @@ Light = tuple[int, int, np.ndarray]   # left and top on the canvas, and the fact
 
 def paint(canvas: np.ndarray, paths: Sequence[Path], lights: dict[str, Light], scale: float, shift: np.ndarray,
           ) -> list[tuple]:
-    "Paints paths, back to front, on canvas (3, h, w) float32 at outline x scale + shift px. Returns their boxes and areas."
+    "Paints paths, back to front, on canvas (3, h, w) float32, at outline x scale + shift px; returns boxes and areas."
     flat, parents = zip(*_flat(paths))
     boxes, areas = coverage([p.outline * scale + (shift + .5) for p in flat], canvas.shape[1:], parents)
     boxes = boxes.tolist()
@@ -182,11 +182,11 @@ def paint(canvas: np.ndarray, paths: Sequence[Path], lights: dict[str, Light], s
 HALF = {   # the picture's left half and the midline: x right, y down from the eyes, z towards the camera
     0: (-7.65, .25, 0), 1: (-7.5, 2.28, .2), 2: (-7.25, 4.25, .6), 3: (-6.88, 6.2, 1.1), 4: (-6.15, 7.97, 2),    # jaw
     5: (-4.95, 9.42, 3.4), 6: (-3.42, 10.55, 4.9), 7: (-1.8, 11.42, 6.1), 8: (0, 11.65, 6.6),
-    17: (-5.95, -1.35, 5.7), 18: (-5.05, -2.15, 7), 19: (-3.8, -2.4, 7.8), 20: (-2.5, -2.2, 8.3),                    # brow
+    17: (-5.95, -1.35, 5.7), 18: (-5.05, -2.15, 7), 19: (-3.8, -2.4, 7.8), 20: (-2.5, -2.2, 8.3),                 # brow
     21: (-1.3, -1.75, 8.5),
     27: (0, -.17, 8.2), 28: (0, 1.07, 9), 29: (0, 2.3, 9.9), 30: (0, 3.52, 10.8),                                 # nose
     31: (-1.42, 4.4, 8.7), 32: (-.72, 4.63, 9.2), 33: (0, 4.85, 9.4),
-    36: (-4.5, 0, 6.1), 37: (-3.7, -.5, 7), 38: (-2.75, -.48, 7.3), 39: (-1.95, .15, 7.1),                           # eye
+    36: (-4.5, 0, 6.1), 37: (-3.7, -.5, 7), 38: (-2.75, -.48, 7.3), 39: (-1.95, .15, 7.1),                         # eye
     40: (-2.8, .35, 7.2), 41: (-3.72, .34, 6.9),
     48: (-2.66, 6.83, 7.8), 49: (-1.7, 6.33, 8.9), 50: (-.71, 5.97, 9.5), 51: (0, 6.12, 9.6),                     # lips
     57: (0, 7.78, 9.3), 58: (-.78, 7.73, 9.2), 59: (-1.73, 7.48, 8.7),
@@ -283,7 +283,7 @@ SPLITS = ('train', 'validation', 'test')
 
 
 def sample_portrait(seed: int, index: int, split: str = 'train', difficulty: float = 1.) -> Portrait:
-    "Face `index` of a split of `seed`. difficulty scales spreads, occluders, blur and noise; 0 leaves colours and clutter."
+    "Face `index` of a split of `seed`. difficulty scales spreads, occluders, blur, noise; 0 leaves colours, clutter."
     if split not in SPLITS: raise unknown('split', split, SPLITS)
     rng, values = np.random.default_rng([seed, SPLITS.index(split), index]), {}
     for f in fields(Portrait):
@@ -407,7 +407,7 @@ class Head:
         return self.project(SKULL + w * radii ** 2 / np.sqrt((w ** 2 @ radii ** 2)[:, None]))
 
     def rim(self, rows: np.ndarray) -> np.ndarray:
-        "Picture points (2 n - 1, 2), right to left over the head, of rows (n, 4) x, y, z, azimuth from right to midline."
+        "Picture points (2 n - 1, 2), right to left over the head, of rows (n, 4) x, y, z, azimuth up to the midline."
         q = np.concatenate([rows, rows[-2::-1] * (-1, 1, 1, -1)])
         return self.project(slide(q[:, :3] * (self.p.face_width, 1, 1), q[:, 3], self.p.yaw)[0])
 
@@ -512,7 +512,7 @@ def draw_eye(h: Head, upper: list[int], lower: list[int]) -> list[Path]:
     disc = CIRCLE * (np.cos(np.radians(p.yaw + 25 * p.gaze_x)), 1) * p.eye_size ** .5
     iris = tone(IRIS, p.iris_tone)
     on = [Path(ball + r * disc, c, 1, 'skin') for r, c in ((.68, iris * .35), (.6, iris), (.28, np.full(3, .03)))]
-    shade = np.concatenate([up, (up + .22 * (q[lower[1]] - q[upper[2]]))[::-1]])
+    shade = np.concatenate([up, (up + .22 * (q[lower[1:3]] - q[upper[1:3]]).mean(0))[::-1]])
     on.append(Path(shade, (.1, .08, .1), .35, fits=True))
     on.append(Path(ellipse(ball + (.18 * np.sign(p.light_x), -.2), .13, .13), (1, 1, 1), .95))
     n = len(up)
@@ -525,7 +525,7 @@ def draw_eye(h: Head, upper: list[int], lower: list[int]) -> list[Path]:
 
 # %% ../nbs/06_synthetic.ipynb #de38f0ce
 def draw_mouth(h: Head) -> list[Path]:
-    "Lips through 48-59; on them, sheet on sheet, the darker upper lip, the seam, the opening through 60-67, tongue, teeth."
+    "Lips through 48-59; on them, sheet on sheet: darker upper lip, seam, the opening through 60-67, tongue and teeth."
     p, q = h.p, h.points
     red = mix(h.skin * (.86, .62, .6), (.7, .14, .2), .8 * p.lipstick)
     upper, lower = curve(q[48:55]), curve(q[[54, 55, 56, 57, 58, 59, 48]])
@@ -626,9 +626,9 @@ def smooth(image: np.ndarray, variance: float) -> np.ndarray:
 
 
 def tint(h: Head, x: np.ndarray, y: np.ndarray, scale: float, shift: np.ndarray) -> np.ndarray:
-    "What colours the skin softly, as factors (3, G, G) at x, y (cm): red cheeks and nose, dark below the eyes, a beard."
+    "What colours the skin softly, as factors (3, G, G) at x, y (cm): red cheeks and nose, shadows of lids, a beard."
     p, q = h.p, h.points
-    at = np.concatenate([h.project([(-4.3, 3.6, 6.6), (4.3, 3.6, 6.6)]), q[30:31], q[[40, 46]] + (0, .5)])
+    at = np.concatenate([h.project([(-4.3, 3.6, 6.6), (4.3, 3.6, 6.6)]), q[30:31], (q[[40, 46]] + q[[41, 47]]) / 2 + (0, .5)])
     radii = np.array([(1.3, 1), (1.3, 1), (.7, .7), (.8, .25), (.8, .25)])
     gx, gy = (np.exp(-((t - a[:, None]) / r[:, None]) ** 2 / 2) for t, a, r in zip((x, y), at.T, radii.T))
     depth = np.array([(0, .16 * p.blush, .17 * p.blush)] * 3 + [(.1, .14, .13)] * 2)
@@ -701,7 +701,8 @@ def draw(p: Portrait, size: int = 256, margin: int | None = None, slide_limit: f
          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The picture before the camera (3, C, C) float32, its landmarks (68, 2) in canvas px, and which are visible (68,).
 
-    C = size + 2 margin. size: of the network's view, px. margin: px of context around it (5/16 size). slide_limit: degrees, see `Head`."""
+    C = size + 2 margin. size: of the network's view, px. margin: px of context around it (5/16 size). slide_limit:
+    degrees that a landmark of the jaw may slide along the cheek, and still count as visible."""
     margin = round(5 / 16 * size) if margin is None else margin
     h, side = Head(p, slide_limit), size + 2 * margin
     scale, shift = placement(h.points, h.visible, size, margin)
@@ -755,17 +756,17 @@ class _Portraits(NamedTuple):
 
 def synthetic_faces(count: int, seed: int = 0, size: int = 256, margin: int | None = None, split: str = 'train',
                     difficulty: float = 1., slide_limit: float = 35., workers: int | None = None) -> Faces:
-    """`count` faces of a split of `seed`. Face i is the same, bit for bit, for any `count` and `workers` (processes; 0: none).
+    """`count` faces of a split of `seed`. Face i is the same, bit for bit, for any `count` and `workers` (processes).
 
-    size, margin, slide_limit: see `draw`. difficulty, split: see `sample_portrait`. Raises ValueError for bad numbers."""
-    margin = round(5 / 16 * size) if margin is None else margin
-    for name, value, least in (('count', count, 1), ('seed', seed, 0), ('size', size, 32), ('margin', margin, 0)):
+    size, margin, slide_limit: see `draw`. difficulty, split: see `sample_portrait`. Raises ValueError for bad ones."""
+    for name, value, least in (('count', count, 1), ('seed', seed, 0), ('size', size, 32), ('margin', margin or 0, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
     if not 0 <= difficulty <= 2: raise ValueError(f'difficulty must be in 0..2, got {difficulty!r}')
     if split not in SPLITS: raise unknown('split', split, SPLITS)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     workers = min(8, cores, count // 32) if workers is None else workers
+    margin = round(5 / 16 * size) if margin is None else margin
     side, drawn = size + 2 * margin, _Portraits(seed, split, difficulty, size, margin, slide_limit)
     images, points = np.empty((count, 3, side, side), np.uint8), torch.empty(count, 68, 2)
     visible, workers = torch.empty(count, 68, dtype=torch.bool), workers if workers > 1 else 0
@@ -825,7 +826,7 @@ def find_edge(picture: np.ndarray, at: np.ndarray, reach: float = 5.) -> float:
 
 # %% ../nbs/06_synthetic.ipynb #68e36d5e
 def close_up(p: Portrait, landmark: int, zoom: float = 16., side: int = 241) -> tuple[np.ndarray, np.ndarray]:
-    "The features (3, side, side) around a landmark of the 256 px view, `zoom` times as large, evenly lit; and where it is."
+    "The features (3, side, side) around a landmark of the 256 px view, `zoom` times enlarged, evenly lit; its place."
     h, at = Head(p), np.array((side - 1.3, side - .6)) / 2
     scale = zoom * placement(h.points, h.visible, 256, 80)[0]
     canvas = np.tile(h.skin.astype(np.float32)[:, None, None], (1, side, side))
@@ -835,7 +836,7 @@ def close_up(p: Portrait, landmark: int, zoom: float = 16., side: int = 241) -> 
 
 
 def wedge_edges(area: np.ndarray, at: np.ndarray, way: np.ndarray, depths: np.ndarray, half: float) -> np.ndarray:
-    "The two outer edges (n, 2) of a bright shape on black (h, w), across `way` at `depths` (n,) from `at`; NaN: not found."
+    "The two outer edges (n, 2) of a bright shape on black (h, w), across `way` at `depths` (n,) from `at`; or NaN."
     t, rows = np.arange(-half, half, .125), []
     for k in depths:
         line = bilinear(area, at + k * way + t[:, None] * (-way[1], way[0]))
@@ -849,7 +850,7 @@ def wedge_edges(area: np.ndarray, at: np.ndarray, way: np.ndarray, depths: np.nd
 
 
 def find_corner(area: np.ndarray, guess: np.ndarray, inward: np.ndarray, reach: float) -> np.ndarray:
-    "The tip (2,) of a bright wedge on black (h, w), which lies `inward` of the guess; its edges are followed for `reach` px."
+    "The tip (2,) of a bright wedge on black (h, w), which lies `inward` of the guess. Edges are followed `reach` px."
     at, way = np.array(guess, float), np.array(inward) / np.hypot(*inward)
     for near, far in ((.4, 1), (.2, 1), (.2, .8)):
         depths = np.linspace(near, far, 32) * reach

@@ -6,7 +6,7 @@
 __all__ = ['PLACE', 'SCHEDULES', 'RECIPES', 'Config', 'check', 'step_schedule', 'onecycle_schedule', 'configure',
            'job_parameters', 'best_device', 'autocast', 'build_network', 'predict', 'face_errors', 'write_atomic',
            'fingerprint', 'learnt_from', 'save_state', 'load_state', 'save_weights', 'load_weights',
-           'evaluation_config', 'open_run', 'read_metrics', 'train', 'finish_epoch']
+           'evaluation_config', 'open_run', 'read_metrics', 'batch_loss', 'train', 'check_finite', 'finish_epoch']
 
 # %% ../nbs/11_training.ipynb #969c85be
 import hashlib
@@ -33,7 +33,7 @@ from .geometry import CROPS, flip_permutation, from_heatmap, unknown
 from .hourglass import StackedHourglass
 from .metrics import nme, normaliser
 from .siamese import MERGES, find_method, training_loss
-from .synthetic import synthetic_faces as _registers_synthetic    # importing it puts `synthetic` into the catalogue
+from .synthetic import synthetic_faces as _    # its import puts `synthetic` into the catalogue
 
 # %% ../nbs/11_training.ipynb #cbeda5bf
 @dataclass(frozen=True)
@@ -211,15 +211,16 @@ def load_state(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer) -> 
     with safe_open(path, 'pt') as file:
         tensors, epoch = {k: file.get_tensor(k) for k in file.keys()}, int(file.metadata()['epoch'])
     net.load_state_dict({k.removeprefix('net.'): v for k, v in tensors.items() if k.startswith('net.')})
-    state = optimiser.state_dict()
-    for key, value in tensors.items():
-        if not key.startswith('adam.'): continue
-        _, i, name = key.split('.')
-        state['state'].setdefault(int(i), {})[name] = value
+    state, parameters = optimiser.state_dict(), list(net.parameters())
+    for i, parameter in enumerate(parameters):
+        moments = {k.split('.')[2]: v for k, v in tensors.items() if k.startswith(f'adam.{i}.')}
+        for name in moments.keys() & {'exp_avg', 'exp_avg_sq'}:          # the fused step wants the parameter's own layout
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
+        if moments: state['state'][i] = moments
     optimiser.load_state_dict(state)
     return epoch
 
-
+# %% ../nbs/11_training.ipynb #7ff25005
 def save_weights(path: Path, net: nn.Module, config: Config, faces: Faces) -> None:
     "The network alone, with what is needed to build and read it again: the config and the landmark scheme's name."
     about = dict(config=json.dumps(asdict(config)), scheme=faces.scheme.name, points=str(faces.scheme.points))
@@ -243,7 +244,7 @@ def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
     net.load_state_dict(tensors)
     return net.eval(), config
 
-# %% ../nbs/11_training.ipynb #7ff25005
+# %% ../nbs/11_training.ipynb #f0ab88c3
 def evaluation_config(checkpoint: Path | str, output: str | None = None, **given: Any) -> tuple[Config, StackedHourglass]:
     "What `evaluate.ipynb` runs on: the network of a checkpoint, and its config with what is `given` and not None in place."
     allowed = ('dataset', 'root', 'crop', 'tau', 'window', 'cache', 'on_error')
@@ -252,7 +253,7 @@ def evaluation_config(checkpoint: Path | str, output: str | None = None, **given
     net, config = load_weights(checkpoint)
     return replace(config, **{name: value for name, value in given.items() if value is not None}), net
 
-# %% ../nbs/11_training.ipynb #3be14a09
+# %% ../nbs/11_training.ipynb #133a8f04
 def open_run(config: Config, faces: Faces) -> Path:
     "The run's folder, ready to begin or to go on; raises where it holds a run with other settings or other faces."
     folder, about = config.folder, dict(learnt_from(config), faces=fingerprint(faces))
@@ -280,13 +281,25 @@ def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
         except json.JSONDecodeError: break
     return rows
 
-# %% ../nbs/11_training.ipynb #174bf9fd
+# %% ../nbs/11_training.ipynb #922a9b29
+def batch_loss(net: nn.Module, faces: Faces, chosen: Tensor, generator: torch.Generator, config: Config) -> Tensor:
+    "The loss of the faces `chosen` (B,): one random view of each, or two for siamese, through the network at once."
+    device, method = next(net.parameters()).device, find_method(config.method)
+    swap = None if faces.scheme.pairs is None else flip_permutation(faces.scheme.pairs, faces.scheme.points)
+    images = torch.from_numpy(np.asarray(faces.images[chosen.numpy()])).to(device, non_blocking=True)
+    points, visible = faces.points[chosen].to(device), faces.visible[chosen].to(device)
+    views = [random_view(images, points, visible, swap, generator, faces.size) for _ in range(method.views)]
+    inputs = torch.cat([v.images for v in views]).contiguous(memory_format=torch.channels_last)
+    with autocast(device, config.precision): maps = net(inputs)
+    outputs = list(zip(*(h.float().chunk(len(views)) for h in maps)))              # [view][stack]
+    return training_loss(outputs, views, points - faces.margin, visible, swap, method, config.sigma, config.merging)
+
+# %% ../nbs/11_training.ipynb #4ceb6b43
 def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
     """Train the config's network on `faces`, looking at `test` now and then; returns it trained, in eval mode.
 
     Begins, goes on after the last finished epoch of `config.folder`, or returns what is finished there."""
-    folder, device, method = open_run(config, faces), best_device(), find_method(config.method)
-    swap = None if faces.scheme.pairs is None else flip_permutation(faces.scheme.pairs, faces.scheme.points)
+    folder, device = open_run(config, faces), best_device()
     net = build_network(config, faces.scheme.points).to(device)
     optimiser = torch.optim.Adam(net.parameters(), config.lr, fused=True)
     state, log = folder / 'state.safetensors', folder / 'metrics.jsonl'
@@ -298,40 +311,39 @@ def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
     for epoch in range(start, config.epochs):
         began, total = time.perf_counter(), torch.zeros((), device=device)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(faces), generator=generator)
+        order = torch.randperm(len(faces), generator=generator)[:steps * batch].view(steps, batch)
         net.train()
-        for step in range(steps):
-            chosen = order[step * batch:(step + 1) * batch].sort().values
-            images = torch.from_numpy(np.asarray(faces.images[chosen.numpy()])).to(device, non_blocking=True)
-            points, visible = faces.points[chosen].to(device), faces.visible[chosen].to(device)
-            views = [random_view(images, points, visible, swap, generator, faces.size) for _ in range(method.views)]
-            inputs = torch.cat([v.images for v in views]).contiguous(memory_format=torch.channels_last)
-            with autocast(device, config.precision): maps = net(inputs)
-            outputs = list(zip(*(h.float().chunk(len(views)) for h in maps)))
-            loss = training_loss(outputs, views, points - faces.margin, visible, swap, method, config.sigma, config.merging)
-            optimiser.param_groups[0]['lr'] = config.lr * SCHEDULES[config.schedule]((epoch + step / steps) / config.epochs)
+        for step, chosen in enumerate(order):
+            rate = config.lr * SCHEDULES[config.schedule]((epoch + step / steps) / config.epochs)
+            optimiser.param_groups[0]['lr'] = rate
             optimiser.zero_grad(set_to_none=True)
+            loss = batch_loss(net, faces, chosen.sort().values, generator, config)
             loss.backward()
             optimiser.step()
             total += loss.detach()
             bar.update()
-        seconds = time.perf_counter() - began
-        row = dict(epoch=epoch + 1, loss=total.item() / steps, lr=optimiser.param_groups[0]['lr'], seconds=round(seconds, 2),
-                   views_per_s=round(steps * batch * method.views / seconds, 1))
-        if not math.isfinite(row['loss']):
-            raise FloatingPointError(f'epoch {epoch + 1}: the loss is {row["loss"]}. The state after epoch {epoch} is kept in {folder}; '
-                                     'try a smaller lr or precision float32.')
+        row = dict(epoch=epoch + 1, loss=total.item() / steps, lr=rate, seconds=round(time.perf_counter() - began, 2))
+        check_finite(row, folder)
         if (epoch + 1) % config.test_every == 0 or epoch + 1 == config.epochs:
             found, _ = predict(net, test, config.tau, config.window, config.sigma, batch, ('argmax', 'quarter', 'local'))
             row['nme'] = {name: face_errors(points, test).nanmean().item() for name, points in found.items()}
-        finish_epoch(row, log, state, net, optimiser, bar)
+        finish_epoch(row, steps * batch * find_method(config.method).views, log, state, net, optimiser, bar)
     bar.close()
     save_weights(folder / 'weights.safetensors', net, config, faces)
     return net.eval()
 
+# %% ../nbs/11_training.ipynb #b3231d61
+def check_finite(row: dict, folder: Path) -> None:
+    "Raise where an epoch's loss is not a number, before anything of that epoch is written."
+    if not math.isfinite(row['loss']):
+        raise FloatingPointError(f'epoch {row["epoch"]}: the loss is {row["loss"]}. The state after epoch {row["epoch"] - 1} is '
+                                 f'kept in {folder}; try a smaller lr or precision float32.')
 
-def finish_epoch(row: dict, log: Path, state: Path, net: nn.Module, optimiser: torch.optim.Optimizer, bar: tqdm) -> None:
+
+def finish_epoch(row: dict, views: int, log: Path, state: Path, net: nn.Module, optimiser: torch.optim.Optimizer,
+                 bar: tqdm) -> None:
     "A line in metrics.jsonl, then the state (so that a state's epochs are all in the log), then a line for people."
+    row['views_per_s'] = round(views / row['seconds'], 1)
     with open(log, 'a') as file: file.write(json.dumps(row) + '\n')
     save_state(state, net, optimiser, row['epoch'])
     errors = '  '.join(f'{name} {value:.2f}' for name, value in row.get('nme', {}).items())

@@ -63,7 +63,7 @@ def test_encode_after_map_is_map_after_encode(deg, k, mirrored, point):
     bound = 1 / (4 * sigma ** 2)
     assert (moved - encode(transform_points(m, p), sigma=sigma * k)).abs().max() < bound
     centre = (moved[0, 0] * torch.stack(torch.meshgrid(torch.arange(64.), torch.arange(64.), indexing='xy'))).sum((-2, -1)) / moved.sum()
-    assert (centre - to_heatmap(transform_points(m, p))[0, 0]).abs().max() < 0.02      # and not moved by half a pixel
+    assert (centre - to_heatmap(transform_points(m, p))[0, 0]).abs().max() < 0.1       # x / s would move it by 0.375
     spread = ((torch.arange(64.) - centre[0]) ** 2 * moved[0, 0].sum(0)).sum() / moved.sum()
     assert spread.item() == pytest.approx((sigma * k) ** 2, rel=0.12)                  # bilinear adds about k^2 / 6
 

@@ -13,6 +13,8 @@ import pytest
 from safetensors.torch import load_file
 from conftest import ROOT, SCRIPTS
 
+from subpixel_nb.decoding import DECODERS
+
 SMALL = dict(width=8, stacks=1, size=64, depth=2, batch=8, limit=48, precision='float32')
 
 
@@ -39,7 +41,7 @@ def test_train_then_evaluate_give_the_same_figures(tmp_path):
     assert {p.name for p in folder.iterdir()} == {'config.json', 'metrics.jsonl', 'state.safetensors', 'weights.safetensors',
                                                   'predictions.npz', 'results.csv'}
     trained = pd.read_csv(folder / 'results.csv').set_index('decoder')
-    assert {'mean shape in the true box', 'argmax', 'quarter', 'local'} == set(trained.index)
+    assert {'mean shape in the true box', *DECODERS} == set(trained.index)
     stored = np.load(folder / 'predictions.npz')
     error = np.linalg.norm(stored['points_local'] - stored['truth'], axis=-1)
     eyes = np.linalg.norm(stored['truth'][:, 36] - stored['truth'][:, 45], axis=-1)

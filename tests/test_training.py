@@ -103,7 +103,7 @@ def test_training_learns_and_every_method_runs(faces, tmp_path):
         config = configure(**dict(SMALL, epochs=6), method=method, output=str(tmp_path / method))
         train(config, *faces)
         losses = [r['loss'] for r in read_metrics(config.folder)]
-        assert losses[-1] < 0.8 * losses[0]
+        assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_state(faces, tmp_path, monkeypatch):
@@ -127,8 +127,11 @@ def test_state_and_weights_survive_the_disk(faces, tmp_path):
     adam = torch.optim.Adam(other.parameters(), 1e-3, fused=True)
     assert load_state(tmp_path / 's', other, adam) == 7
     for a, b in zip(net.state_dict().values(), other.state_dict().values()): assert torch.equal(a, b)
-    for a, b in zip(optimiser.state_dict()['state'].values(), adam.state_dict()['state'].values()):
-        assert all(torch.equal(a[k], b[k]) for k in ('exp_avg', 'exp_avg_sq', 'step'))
+    saved, found = optimiser.state_dict()['state'], adam.state_dict()['state']
+    assert saved.keys() == found.keys()
+    for i in saved:
+        for k in ('exp_avg', 'exp_avg_sq', 'step'):
+            assert torch.equal(saved[i][k], found[i][k]) and saved[i][k].stride() == found[i][k].stride()
     save_weights(tmp_path / 'weights.safetensors', net, config, faces[0])
     for path in (tmp_path, tmp_path / 'weights.safetensors'):
         loaded, found = load_weights(path)
@@ -169,5 +172,5 @@ def test_predict_reads_heatmaps_where_the_faces_are(faces):
     with pytest.raises(ValueError, match='answers 68 landmarks, the faces have 4'):
         import dataclasses
         odd = dataclasses.replace(test, points=test.points[:, :4], visible=test.visible[:, :4],
-                                  scheme=dataclasses.replace(test.scheme, name='own4', points=4))
+                                  scheme=dataclasses.replace(test.scheme, name='own4', points=4, pairs=None, eyes=(), pupils=(), regions={}))
         predict(Oracle(), odd)
