@@ -431,7 +431,7 @@ class Faces:
 
     def __post_init__(self) -> None:
         self.points, self.visible = torch.as_tensor(self.points).float(), torch.as_tensor(self.visible)
-        self.squares, self.subsets = torch.as_tensor(self.squares).double(), self.subsets or [()] * len(self.names)
+        self.squares, self.subsets = torch.as_tensor(self.squares).double(), self.subsets or [()] * len(self)
         _check_faces(self)
         self.points = torch.where(self.points.isfinite().all(-1, keepdim=True), self.points, 0.)
 
@@ -439,8 +439,7 @@ class Faces:
 
     def __getitem__(self, indices) -> 'Faces':
         "The faces at an index, a slice, a list or a mask; images are not copied."
-        if isinstance(indices, list) and not indices: indices = slice(0)
-        chosen = np.atleast_1d(np.arange(len(self))[indices])
+        chosen = np.atleast_1d(np.arange(len(self))[slice(0) if isinstance(indices, list) and not indices else indices])
         images = self.images if isinstance(self.images, Rows) else Rows(self.images, np.arange(len(self)))
         pick, rows = lambda values: [values[i] for i in chosen], torch.from_numpy(chosen)
         return replace(self, images=images.rows(chosen), points=self.points[rows], visible=self.visible[rows],

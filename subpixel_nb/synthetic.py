@@ -13,24 +13,24 @@ __all__ = ['CIRCLE', 'Light', 'HALF', 'LAYOUT', 'JAW', 'BROWS', 'NOSE', 'EYES', 
            'render', 'synthetic_faces', 'image_shift', 'bilinear', 'find_edge', 'close_up', 'wedge_edges',
            'find_corner']
 
-# %% ../nbs/06_synthetic.ipynb #3e3bbbcc
+# %% ../nbs/06_synthetic.ipynb #2db3d194
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
-# %% ../nbs/06_synthetic.ipynb #2db3d194
+# %% ../nbs/06_synthetic.ipynb #0910903f
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-# %% ../nbs/06_synthetic.ipynb #0910903f
+# %% ../nbs/06_synthetic.ipynb #478b5c9e
 from .datasets import SCHEMES, Dataset, Faces, Split, register
 from .geometry import unknown
 
-# %% ../nbs/06_synthetic.ipynb #254fab57
+# %% ../nbs/06_synthetic.ipynb #3d331635
 def boxes_of(points: np.ndarray, first: np.ndarray, parents: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """Integer boxes (n, 4) x0 y0 x1 y1 of polygons that start at rows `first` of `points`, cut to the canvas (h, w).
 
@@ -53,7 +53,7 @@ def cuts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     line = (np.minimum(low, high) + 1 - a - np.cumsum(n) + n)[edge] + np.arange(len(edge))
     return edge + np.clip(line / (b - a)[edge], 0, 1)
 
-# %% ../nbs/06_synthetic.ipynb #3d331635
+# %% ../nbs/06_synthetic.ipynb #4bc95104
 def coverage(outlines: Sequence[np.ndarray], size: tuple[int, int], parents: Sequence[int] | None = None,
              ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Boxes (n, 4) x0 y0 x1 y1, and the share (y1 - y0, x1 - x0) of their pixels that each polygon (m, 2) covers.
@@ -85,7 +85,7 @@ def coverage(outlines: Sequence[np.ndarray], size: tuple[int, int], parents: Seq
     np.minimum(np.abs(area, out=area), 1, out=area)
     return boxes, [area[s:s + (w + 2) * k].reshape(k, w + 2)[:, :w] for s, w, k in zip(start, width, height)]
 
-# %% ../nbs/06_synthetic.ipynb #e3da3eeb
+# %% ../nbs/06_synthetic.ipynb #82189ecd
 @lru_cache(maxsize=None)
 def spline(count: int, closed: bool = False, steps: int = 6) -> np.ndarray:
     "Matrix that takes `count` points to a Catmull-Rom curve through them; every `steps`-th row is one of the points."
@@ -104,7 +104,7 @@ def curve(points: np.ndarray, closed: bool = False) -> np.ndarray:
     "Smooth polyline (m, 2) through points (n, 2)."
     return spline(len(points), closed) @ points
 
-# %% ../nbs/06_synthetic.ipynb #82189ecd
+# %% ../nbs/06_synthetic.ipynb #176bcff3
 def stroke(line: np.ndarray, width: float, left: float = .5, taper: float = .7) -> np.ndarray:
     "Outline of a pen stroke along `line` (n, 2), share `left` of it on the left; thin at its ends (taper 0: not)."
     d = line[1:] - line[:-1]
@@ -128,7 +128,7 @@ def mix(a: Sequence[float], b: Sequence[float], t: float) -> np.ndarray:
     "a at t = 0, b at t = 1."
     return np.asarray(a) * (1 - t) + np.asarray(b) * t
 
-# %% ../nbs/06_synthetic.ipynb #47d1d7b6
+# %% ../nbs/06_synthetic.ipynb #a2ea6712
 class Path(NamedTuple):
     "One closed shape of the drawing, filled with one colour."
     outline: np.ndarray            # (n, 2) cm
@@ -147,7 +147,7 @@ def _flat(paths: Sequence[Path]) -> list[tuple[Path, int]]:
         rows += [(p, -1)] + [(q, at if k < 0 else at + 1 + k) for q, k in _flat(p.inside)]
     return rows
 
-# %% ../nbs/06_synthetic.ipynb #a2ea6712
+# %% ../nbs/06_synthetic.ipynb #0ec71158
 Light = tuple[int, int, np.ndarray]   # left and top on the canvas, and the factors (1 or 3, h, w) from there on
 
 
@@ -178,7 +178,7 @@ def paint(canvas: np.ndarray, paths: Sequence[Path], lights: dict[str, Light], s
     for p in paths: lay(p, canvas, 0, 0, None)
     return list(zip(boxes, areas))
 
-# %% ../nbs/06_synthetic.ipynb #200c77f9
+# %% ../nbs/06_synthetic.ipynb #0057da12
 HALF = {   # the picture's left half and the midline: x right, y down from the eyes, z towards the camera
     0: (-7.65, .25, 0), 1: (-7.5, 2.28, .2), 2: (-7.25, 4.25, .6), 3: (-6.88, 6.2, 1.1), 4: (-6.15, 7.97, 2),    # jaw
     5: (-4.95, 9.42, 3.4), 6: (-3.42, 10.55, 4.9), 7: (-1.8, 11.42, 6.1), 8: (0, 11.65, 6.6),
@@ -205,7 +205,7 @@ def mirrored(half: dict[int, tuple[float, ...]], pairs: Sequence[tuple[int, int]
 LAYOUT = mirrored(HALF, SCHEMES[68].pairs)   # (68, 3)
 JAW, BROWS, NOSE, EYES, MOUTH = slice(0, 17), slice(17, 27), slice(27, 36), slice(36, 48), slice(48, 68)
 
-# %% ../nbs/06_synthetic.ipynb #034fdca0
+# %% ../nbs/06_synthetic.ipynb #d23e11be
 def knob(default: float = 0., spread: float | None = 0., low: float = -np.inf, high: float = np.inf) -> float:
     "A field drawn from a normal of sd `spread` cut to low..high, or evenly from low..high where spread is None."
     return field(default=default, metadata=dict(spread=spread, low=low, high=high))
@@ -240,7 +240,7 @@ class Build:
     volume: float = knob(.9, .4, .4, 2.2)          # cm of hair
     fringe: float = knob(.05, .25, 0, 1)           # how far it hangs into the forehead
 
-# %% ../nbs/06_synthetic.ipynb #d23e11be
+# %% ../nbs/06_synthetic.ipynb #59b4d8ab
 HAIRSTYLES = {'short': .42, 'long': .33, 'afro': .1, 'bald': .15}   # and how many wear them
 
 
@@ -278,7 +278,7 @@ class Portrait(Build):
             if abs(value := getattr(self, name)) <= limit: continue
             raise ValueError(f'{name} must be in +-{limit} degrees, got {value}')
 
-# %% ../nbs/06_synthetic.ipynb #f2f104a3
+# %% ../nbs/06_synthetic.ipynb #8d6d5ac2
 SPLITS = ('train', 'validation', 'test')
 
 
@@ -297,7 +297,7 @@ def sample_portrait(seed: int, index: int, split: str = 'train', difficulty: flo
                     strands=int(some(.3, 1, 8)), patch=some(.12, .5, 1.6), clutter=int(rng.integers(0, 16)),
                     blur=some(.4, .3, 1.2), noise=difficulty * rng.uniform(0, .025), texture=int(rng.integers(1 << 31)))
 
-# %% ../nbs/06_synthetic.ipynb #2d5c4db8
+# %% ../nbs/06_synthetic.ipynb #a3ea1101
 def identity(q: np.ndarray, p: Build) -> None:
     "Moves landmarks (68, 3), in place, to the build of this face."
     x, y, low = q[:, 0], q[:, 1], np.clip(LAYOUT[JAW, 1] / 12, 0, 1)
@@ -317,7 +317,7 @@ def identity(q: np.ndarray, p: Build) -> None:
     y[MOUTH] = 6.67 + thick * from_seam + p.mouth_height + .6 * p.nose_length
     x[MOUTH] *= p.mouth_width
 
-# %% ../nbs/06_synthetic.ipynb #a3ea1101
+# %% ../nbs/06_synthetic.ipynb #3a6cde51
 def expression(q: np.ndarray, p: Portrait) -> None:
     "Moves landmarks (68, 3), in place: mouth open, smile, brows, lids."
     x, y, z = q.T
@@ -337,7 +337,7 @@ def expression(q: np.ndarray, p: Portrait) -> None:
     upper, lower = [37, 38, 43, 44], [41, 40, 47, 46]
     y[upper] += .92 * p.blink * (y[lower] - .06 - y[upper])
 
-# %% ../nbs/06_synthetic.ipynb #18060495
+# %% ../nbs/06_synthetic.ipynb #ef744a22
 def azimuths(layout: np.ndarray) -> np.ndarray:
     "Where the skin at each landmark faces, seen from above: degrees (68,), 0 ahead, positive at the picture's right."
     turned = np.degrees(np.arctan2(layout[:, 0] / 7.6 ** 2, layout[:, 2] / 9.5 ** 2))    # an ellipse, 7.6 cm by 9.5 cm
@@ -366,7 +366,7 @@ def slide(q: np.ndarray, azimuth: np.ndarray, yaw: float) -> tuple[np.ndarray, n
     move = np.stack([np.sin(new) - np.sin(old), np.zeros(len(q)), 1.5 * (np.cos(new) - np.cos(old))], 1)
     return q + np.abs(q[:, :1]) * move, excess
 
-# %% ../nbs/06_synthetic.ipynb #04589907
+# %% ../nbs/06_synthetic.ipynb #e1b6da0d
 SKIN = np.array([(.95, .81, .71), (.90, .71, .59), (.80, .59, .45), (.62, .42, .30), (.42, .28, .21)])
 HAIR = np.array([(.09, .07, .07), (.23, .14, .10), (.43, .27, .15), (.74, .57, .33), (.66, .65, .65)])
 IRIS = np.array([(.22, .13, .08), (.42, .28, .14), (.38, .45, .28), (.30, .47, .64)])
@@ -379,7 +379,7 @@ def tone(stops: np.ndarray, t: float) -> np.ndarray:
     "Colour at t in 0..1 along `stops` (n, 3)."
     return np.array([np.interp(t, np.linspace(0, 1, len(stops)), c) for c in stops.T])
 
-# %% ../nbs/06_synthetic.ipynb #e1b6da0d
+# %% ../nbs/06_synthetic.ipynb #867670e5
 class Head:
     "A portrait's landmarks in space and in the picture (cm), and what the drawing functions share."
     def __init__(self, p: Portrait, slide_limit: float = 35.) -> None:
@@ -419,7 +419,7 @@ class Head:
     @property
     def hairline(self) -> np.ndarray: return HAIRLINE - np.outer(np.linspace(0, 1, 5), (0, self.p.hairline, 0, 0))
 
-# %% ../nbs/06_synthetic.ipynb #b7d954e6
+# %% ../nbs/06_synthetic.ipynb #b26909c3
 def draw_body(h: Head) -> list[Path]:
     "Neck, the shadow of the head on it, and shoulders."
     shirt = h.rng.uniform(.08, .9) + h.rng.normal(0, .15, 3) if h.rng else (.3, .4, .6)
@@ -444,7 +444,7 @@ def draw_ears(h: Head) -> list[Path]:
         paths += [Path(h.project(ring), h.skin * .93, 1, 'plain'), Path(h.project(inner), h.skin * .7, .6, 'plain')]
     return paths
 
-# %% ../nbs/06_synthetic.ipynb #b26909c3
+# %% ../nbs/06_synthetic.ipynb #33e3be32
 def draw_hair(h: Head) -> tuple[list[Path], list[Path]]:
     "Hair (or the bald skull) behind the face, and what of it hangs over the forehead."
     p, skull = h.p, SKULL_RADII * (h.p.face_width, 1, 1)
@@ -469,7 +469,7 @@ def draw_face(h: Head) -> list[Path]:
     "The skin."
     return [Path(h.outline, h.skin, 1, 'skin')]
 
-# %% ../nbs/06_synthetic.ipynb #91cf7dea
+# %% ../nbs/06_synthetic.ipynb #bc7eb328
 def draw_nose(h: Head) -> list[Path]:
     "The flank away from the light, wings, underside, nostrils, and the shine on ridge and tip."
     p, q = h.p, h.points
@@ -501,7 +501,7 @@ def draw_brows(h: Head) -> list[Path]:
         paths.append(Path(np.concatenate([curve(h.points[order]), curve(under)[::-1]]), ink, .85, 'skin'))
     return paths
 
-# %% ../nbs/06_synthetic.ipynb #bc7eb328
+# %% ../nbs/06_synthetic.ipynb #de38f0ce
 def draw_eye(h: Head, upper: list[int], lower: list[int]) -> list[Path]:
     "Fold, rim, lashes, white, iris, pupil, the lid's shadow, glint. The white's edge runs through the six landmarks."
     p, q = h.p, h.points
@@ -523,7 +523,7 @@ def draw_eye(h: Head, upper: list[int], lower: list[int]) -> list[Path]:
             Path(stroke(crease, .14), h.skin * .5, .6, 'skin'),
             Path(np.concatenate([lash, rim]), h.skin * .65, 1, 'skin', [lashes])]
 
-# %% ../nbs/06_synthetic.ipynb #de38f0ce
+# %% ../nbs/06_synthetic.ipynb #53add85f
 def draw_mouth(h: Head) -> list[Path]:
     "Lips through 48-59; on them, sheet on sheet: darker upper lip, seam, the opening through 60-67, tongue and teeth."
     p, q = h.p, h.points
@@ -547,7 +547,7 @@ def draw_features(h: Head) -> list[Path]:
     left, right = ([36, 37, 38, 39], [39, 40, 41, 36]), ([42, 43, 44, 45], [45, 46, 47, 42])
     return [*draw_nose(h), *draw_brows(h), *draw_eye(h, *left), *draw_eye(h, *right), *draw_mouth(h)]
 
-# %% ../nbs/06_synthetic.ipynb #e2956fb8
+# %% ../nbs/06_synthetic.ipynb #409ef582
 def draw_glasses(h: Head) -> list[Path]:
     "Two rims, the near temples, a bridge."
     ink, square, paths = mix((.06, .05, .05), (.7, .66, .6), h.p.glasses), np.sign(CIRCLE) * np.abs(CIRCLE) ** .8, []
@@ -586,7 +586,7 @@ def draw_occluders(h: Head) -> list[Path]:
         paths += draw_things(h, 1, at - 1.5, at + 1.5, np.full(3, .5), (.6 * p.patch, p.patch), 1)
     return paths
 
-# %% ../nbs/06_synthetic.ipynb #db367c95
+# %% ../nbs/06_synthetic.ipynb #d85206d6
 GRID = 104                                             # cells of the coarse fields across the canvas
 RELIEF = [(27, .3, .8), (28, .75, .75), (29, 1.1, .8), (30, 1.4, .9), (31, .55, .6), (35, .55, .6), (18, .25, 1),
           (25, .25, 1), (19, .35, 1.1), (24, .35, 1.1), (50, .2, .6), (51, .3, .6), (52, .2, .6),
@@ -611,7 +611,7 @@ def skin_light(h: Head, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     facing = np.maximum(facing, 0)
     return p.exposure * (p.ambient + (1.08 - p.ambient) * facing + .07 * facing ** 12)
 
-# %% ../nbs/06_synthetic.ipynb #d85206d6
+# %% ../nbs/06_synthetic.ipynb #a7fe7691
 def smooth(image: np.ndarray, variance: float) -> np.ndarray:
     """Blurs (n, h, w), in place, by a symmetric kernel of that variance (px^2) per axis, which moves nothing.
 
@@ -641,7 +641,7 @@ def tint(h: Head, x: np.ndarray, y: np.ndarray, scale: float, shift: np.ndarray)
         field *= smooth(hairy, 1.5)
     return field
 
-# %% ../nbs/06_synthetic.ipynb #a7fe7691
+# %% ../nbs/06_synthetic.ipynb #d316ca00
 def coarse_lights(h: Head, x: np.ndarray, y: np.ndarray, scale: float, shift: np.ndarray) -> dict[str, np.ndarray]:
     "The light on skin (3, G, G), hair and the rest (1, G, G) at cells x, y (cm); scale, shift: from cm to cells."
     p, skin = h.p, skin_light(h, x, y) * tint(h, x, y, scale, shift)
@@ -669,7 +669,7 @@ def spread(coarse: np.ndarray, paths: Sequence[Path], name: str, side: int, scal
     (x0, y0), (x1, y1) = np.clip([points.min(0), points.max(0) + 1], 0, side).astype(int).tolist()
     return x0, y0, enlarge(coarse, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), side)
 
-# %% ../nbs/06_synthetic.ipynb #ab9b03f5
+# %% ../nbs/06_synthetic.ipynb #64fd0a5a
 def placement(points: np.ndarray, visible: np.ndarray, size: int, margin: int) -> tuple[float, np.ndarray]:
     "scale and shift (2,), cm to canvas px, that make the crop `paper` of the visible points the middle of the canvas."
     low, high = points[visible].min(0), points[visible].max(0)
@@ -696,7 +696,7 @@ def ground(h: Head) -> np.ndarray:
     grey, hue = h.rng.uniform(.15, .85), h.rng.normal(0, .05, (3, 1, 1))
     return grey + hue + .12 * h.rng.normal(size=(1, 7, 7)) + .03 * h.rng.normal(size=(3, 7, 7))
 
-# %% ../nbs/06_synthetic.ipynb #64fd0a5a
+# %% ../nbs/06_synthetic.ipynb #b23a26be
 def draw(p: Portrait, size: int = 256, margin: int | None = None, slide_limit: float = 35.,
          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The picture before the camera (3, C, C) float32, its landmarks (68, 2) in canvas px, and which are visible (68,).
@@ -722,7 +722,7 @@ def draw(p: Portrait, size: int = 256, margin: int | None = None, slide_limit: f
     if over: paint(canvas, over, lights, scale, shift)
     return canvas, h.points * scale + shift, h.visible
 
-# %% ../nbs/06_synthetic.ipynb #b23a26be
+# %% ../nbs/06_synthetic.ipynb #e8039fc8
 def expose(canvas: np.ndarray, p: Portrait, size: int) -> np.ndarray:
     "The camera: white balance, blur, noise, 8 bits. (3, C, C) float32 to uint8; uses up the canvas."
     canvas *= np.array([255 * (1 + p.warmth), 255, 255 * (1 - p.warmth)], np.float32)[:, None, None]
@@ -739,7 +739,7 @@ def render(p: Portrait, size: int = 256, margin: int | None = None, slide_limit:
     canvas, points, visible = draw(p, size, margin, slide_limit)
     return expose(canvas, p, size), points, visible
 
-# %% ../nbs/06_synthetic.ipynb #ddef39c9
+# %% ../nbs/06_synthetic.ipynb #e9eb5248
 class _Portraits(NamedTuple):
     "What a worker needs to draw the faces `indices`."
     seed: int
@@ -778,7 +778,7 @@ def synthetic_faces(count: int, seed: int = 0, size: int = 256, margin: int | No
     names = [f'{split}-{seed}-{i:05d}' for i in range(count)]
     return Faces(images, points, visible, squares, names, SCHEMES[68], size, margin, 'paper')
 
-# %% ../nbs/06_synthetic.ipynb #1ca1f67d
+# %% ../nbs/06_synthetic.ipynb #08439e64
 COUNTS = {'train': 1000, 'validation': 200, 'test': 200}
 
 
@@ -789,7 +789,7 @@ def _make(split: str, size: int, limit: int | None) -> Faces:
 
 register(Dataset('synthetic', SCHEMES[68], tuple(Split(s, n) for s, n in COUNTS.items()), 'train', 'test', make=_make));
 
-# %% ../nbs/06_synthetic.ipynb #8132cc62
+# %% ../nbs/06_synthetic.ipynb #c2d2b4ed
 def image_shift(a: np.ndarray, b: np.ndarray, at: np.ndarray, radius: int = 4) -> np.ndarray:
     "Shift (2,) in px that takes picture a to b (3, h, w) around `at`. Across an edge only its normal part can be seen."
     (x, y), r = np.round(at).astype(int), radius
@@ -800,7 +800,7 @@ def image_shift(a: np.ndarray, b: np.ndarray, at: np.ndarray, radius: int = 4) -
     part = way.T @ (g.T @ (a - b)[place].ravel()) / np.maximum(strength, 1e-9)
     return way @ np.where(strength > .1 * strength[1], part, 0)
 
-# %% ../nbs/06_synthetic.ipynb #9b405535
+# %% ../nbs/06_synthetic.ipynb #8badb588
 def bilinear(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
     "Values of a field (h, w) at points (..., 2), px."
     x, y = np.clip(xy, 0, np.array(field.shape[::-1]) - 1.001).T
@@ -824,7 +824,7 @@ def find_edge(picture: np.ndarray, at: np.ndarray, reach: float = 5.) -> float:
     near = np.abs(middle - middle[along.argmax()]) <= 1.25
     return float((along * middle)[near].sum() / along[near].sum())
 
-# %% ../nbs/06_synthetic.ipynb #68e36d5e
+# %% ../nbs/06_synthetic.ipynb #f5137bc5
 def close_up(p: Portrait, landmark: int, zoom: float = 16., side: int = 241) -> tuple[np.ndarray, np.ndarray]:
     "The features (3, side, side) around a landmark of the 256 px view, `zoom` times enlarged, evenly lit; its place."
     h, at = Head(p), np.array((side - 1.3, side - .6)) / 2
