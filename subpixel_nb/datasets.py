@@ -426,7 +426,7 @@ class Faces:
     size: int = 256                            # side of the network's view, px
     margin: int = 80                           # context on each side of it, px
     crop: str = 'paper'
-    boxes: str = 'landmarks'                   # whose boxes were cropped: 'landmarks' (ground truth) or 'file'
+    boxes: str = 'landmarks'                   # whose boxes: 'landmarks' (ground truth) or 'file'
     subsets: list[tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
@@ -436,7 +436,6 @@ class Faces:
         self.points = torch.where(self.points.isfinite().all(-1, keepdim=True), self.points, 0.)
 
     def __len__(self) -> int: return len(self.names)
-
     def __getitem__(self, indices) -> 'Faces':
         "The faces at an index, a slice, a list or a mask; images are not copied."
         chosen = np.atleast_1d(np.arange(len(self))[slice(0) if isinstance(indices, list) and not indices else indices])
@@ -447,8 +446,8 @@ class Faces:
 
     def mask(self, subset: str) -> Tensor:
         "Which faces (N,) belong to a split or subset, such as 'challenge'."
-        known = dict.fromkeys(s for subsets in self.subsets for s in subsets)
-        if subset not in known: raise unknown('subset', subset, known)
+        known = {s for subsets in self.subsets for s in subsets}
+        if subset not in known: raise unknown('subset', subset, sorted(known))
         return torch.tensor([subset in s for s in self.subsets])
 
     def photo_map(self) -> Tensor:
