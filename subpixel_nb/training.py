@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
+import subpixel_nb.synthetic                         # its import puts `synthetic` into the catalogue
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -33,7 +34,6 @@ from .geometry import CROPS, flip_permutation, from_heatmap, unknown
 from .hourglass import StackedHourglass
 from .metrics import nme, normaliser
 from .siamese import MERGES, find_method, training_loss
-from .synthetic import synthetic_faces as _    # its import puts `synthetic` into the catalogue
 
 # %% ../nbs/11_training.ipynb #cbeda5bf
 @dataclass(frozen=True)
