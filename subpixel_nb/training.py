@@ -171,8 +171,8 @@ def predict(net: StackedHourglass, faces: Faces, tau: float = 10., window: int =
 
 
 def face_errors(found: Tensor, faces: Faces, kind: str | None = None) -> Tensor:
-    "NME (N,) in percent of points (N, K, 2) against the faces' own, by `kind` of normaliser (None: eyes if the scheme has them)."
-    kind = kind or ('ic' if faces.scheme.eyes else 'box')
+    "NME (N,) in percent of points (N, K, 2) against the faces' own, by `kind` of normaliser (None: the scheme's)."
+    kind = kind or faces.scheme.normaliser
     return nme(found, faces.points, normaliser(faces.points, faces.visible, kind, faces.scheme), faces.visible)
 
 # %% ../nbs/11_training.ipynb #aa733e0c
