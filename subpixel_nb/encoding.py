@@ -33,6 +33,7 @@ def encode(points: Tensor,                       # (..., K, 2) landmarks in imag
            mode: str = 'continuous',             # 'continuous' (Eq. 3), 'round' or 'floor' (Eq. 2)
            visible: Tensor | None = None,        # (..., K) bool; the maps of the others are zero
            amplitude: str = 'peak',              # 'peak': the Gaussian's top is 1; 'density': Eq. 1's 1 / (2 pi sigma^2)
+           out: Tensor | None = None,            # (..., K, H, W) memory to draw into; not with gradients
            ) -> Tensor:
     "Heatmaps (..., K, H, W): Eq. 1 sampled at pixel centres. The centre may lie anywhere."
     height, width = (size, size) if isinstance(size, int) else size
@@ -45,7 +46,7 @@ def encode(points: Tensor,                       # (..., K, 2) landmarks in imag
     if amplitude == 'density': gy = gy / (2 * math.pi * sigma ** 2)
     elif amplitude != 'peak': raise unknown('amplitude', amplitude, ('peak', 'density'))
     if visible is not None: gy = gy * visible[..., None]
-    return gy[..., :, None] * gx[..., None, :]
+    return torch.mul(gy[..., :, None], gx[..., None, :], out=out)
 
 
 def gaussian(distance: Tensor, sigma: Tensor) -> Tensor:

@@ -125,7 +125,8 @@ def newton_on_log(heatmap, centre, blur, far):
     "DARK (far: over two pixels) and UDP (over one) for one map in float64, with scipy's correlation for the blur."
     from scipy.ndimage import correlate1d
     sigma = 0.3 * ((blur - 1) * 0.5 - 1) + 0.8
-    kernel = np.exp(-0.5 * ((np.arange(blur) - blur // 2) / sigma) ** 2); kernel /= kernel.sum()
+    kernel = np.array([2, 7, 14, 18, 14, 7, 2.]) if blur == 7 else np.exp(-0.5 * ((np.arange(blur) - blur // 2) / sigma) ** 2)
+    kernel /= kernel.sum()                                            # OpenCV has a table for 7 px, which mmpose's blur uses
     b = correlate1d(correlate1d(heatmap, kernel, 0, mode='constant'), kernel, 1, mode='constant')
     b *= heatmap.max() / b.max()
     p, (x, y) = np.pad(np.log(np.maximum(b, 1e-10) if far else np.clip(b, 1e-3, 50)), 2, mode='edge'), centre
@@ -152,13 +153,28 @@ def test_dark_and_udp_against_whole_map_float64(decoder, far, blur):
 
 
 def test_global_softargmax_is_the_mean_of_the_map_and_kornias():
+    "kornia's temperature multiplied the map until 0.8 and divides it from 0.9 on: tau = 10 is temperature 10 or 0.1."
+    import kornia
     from kornia.geometry.subpix import spatial_soft_argmax2d
     h = torch.rand(2, 3, 9, 12, dtype=torch.float64)
+    divides = tuple(int(v) for v in kornia.__version__.split('.')[:2]) >= (0, 9)
     for tau in (1., 10.):
         w = (tau * h).exp()
         x = (w.sum(-2) * torch.arange(12)).sum(-1) / w.sum((-2, -1))
         assert torch.allclose(global_softargmax(h, tau)[0][..., 0], x)
-    assert torch.allclose(spatial_soft_argmax2d(h, torch.tensor(1.), normalized_coordinates=False), global_softargmax(h, 1.)[0])
+        temperature = torch.tensor(1 / tau if divides else tau, dtype=h.dtype)
+        assert torch.allclose(spatial_soft_argmax2d(h, temperature, normalized_coordinates=False), global_softargmax(h, tau)[0])
+
+
+def test_kornias_windowed_softargmax_is_ours_at_the_peak():
+    "conv_soft_argmax2d answers for every window of the map; the one around the peak is Eq. 4-5. Its temperature divides from 0.9 on."
+    import kornia
+    from kornia.geometry.subpix import conv_soft_argmax2d
+    truth, maps = everywhere(20, 1.5, noise=0.01)
+    divides = tuple(int(v) for v in kornia.__version__.split('.')[:2]) >= (0, 9)
+    places = conv_soft_argmax2d(maps[:, None], (5, 5), (1, 1), (2, 2), torch.tensor(0.1 if divides else 10.), normalized_coordinates=False)
+    x, y, _ = peak(maps)
+    assert (places[torch.arange(20), 0, :, y, x] - local_softargmax(maps)[0]).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize('sigma', [1., 1.5, 2.])
@@ -172,12 +188,101 @@ def test_calibrated_softargmax_has_no_bias_whatever_the_amplitude(sigma):
     assert ratio(calibrated_softargmax(maps, sigma)[0]) < 1.25 < 1.7 < ratio(local_softargmax(maps)[0])
 
 
-def test_flat_and_empty_maps_have_an_answer():
-    "A constant map answers its first pixel's neighbourhood, finite, and the fit says that it knows nothing."
-    for flat in (torch.zeros(1, 16, 16), torch.full((1, 16, 16), 0.5)):
-        for name in DECODERS: assert decode(flat, name)[0].isfinite().all(), name
-    assert gaussian_fit(torch.zeros(1, 16, 16)).covariance.isinf().any()
-    for name in DECODERS: assert decode(torch.zeros(0, 5, 16, 16), name)[0].shape == (0, 5, 2), name
+FLAT = [torch.zeros(1, 16, 16), torch.full((1, 16, 16), 0.5), torch.full((1, 16, 16), -2.)]
+
+
+@pytest.mark.parametrize('name', DECODERS)
+def test_flat_empty_and_tiny_maps_have_an_answer(name):
+    for flat in FLAT:
+        points = decode(flat, name)[0]
+        assert points.isfinite().all() and ((points >= -0.5) & (points <= 15.5)).all()
+    for shape in ((0, 5, 16, 16), (3, 0, 16, 16)): assert decode(torch.zeros(shape), name)[0].shape == (*shape[:2], 2)
+    for height, width in ((1, 1), (1, 5), (2, 2), (3, 2), (4, 4)):
+        h = torch.rand(7, height, width, generator=torch.Generator().manual_seed(height + width))
+        points, score = decode(h, name)
+        assert points.isfinite().all() and torch.equal(score, h.amax((-2, -1)))
+
+
+def test_the_fit_says_that_it_knows_nothing():
+    bad = torch.rand(4, 16, 16); bad[0] = 0; bad[1] = -1; bad[2, 3, 4] = torch.nan; bad[3, 9, 2] = torch.inf
+    fit = gaussian_fit(bad)
+    assert (fit.covariance.diagonal(dim1=-2, dim2=-1) == torch.inf).all()
+    for part in (fit.points, fit.amplitude[:3], fit.sigma): assert part.isfinite().all()
+
+
+@pytest.mark.parametrize('name', DECODERS)
+@pytest.mark.parametrize('bad', [torch.nan, torch.inf])
+def test_a_bad_pixel_is_never_silent(name, bad):
+    "`decode` raises and says where; the decoder itself answers the pixel, with a score that is not finite, and the others as ever."
+    truth, maps = everywhere(5, 1.5)
+    clean = DECODERS[name](maps, 10., 5, 1.5)[0]
+    maps[3, 40, 21] = bad
+    points, score = DECODERS[name](maps, 10., 5, 1.5)
+    assert points[3].tolist() == [21, 40] and not score[3].isfinite() and torch.equal(points[:3], clean[:3])
+    with pytest.raises(ValueError, match=r'1 of 5 heatmaps hold NaN or infinity, the first at index \(3,\)'): decode(maps, name)
+
+
+@pytest.mark.parametrize('name', DECODERS)
+def test_masked_pixels_and_negative_maps(name):
+    "-inf away from the peak changes nothing that sees only the peak; next to it, every answer stays finite and close."
+    truth, maps = everywhere(20, 1.5, noise=1e-9)
+    far, near = maps.clone(), maps.clone()
+    far[:, 0], near[torch.arange(20), truth[:, 1].round().long(), truth[:, 0].round().long() + 1] = -torch.inf, -torch.inf
+    assert torch.allclose(decode(far, name)[0], decode(maps, name)[0], atol=1e-5 if name != 'global' else 2)
+    assert (decode(near, name)[0] - truth).norm(dim=-1).max() < (5 if name == 'global' else 1.5)
+    assert decode(maps - 3, name)[0].isfinite().all()
+
+
+@pytest.mark.parametrize('name', DECODERS)
+def test_two_equal_peaks_answer_the_first_in_reading_order(name):
+    h = encode(from_heatmap(torch.tensor([[20., 8.], [4., 24.]])), size=32).amax(0, keepdim=True)
+    expected = [12., 16.] if name == 'global' else [20., 8.]                        # the mean of both, by its definition
+    assert decode(h, name, tau=100. if name == 'global' else 10.)[0][0].tolist() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize('name', DECODERS)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_maps_give_float32_points(name, dtype):
+    truth, maps = everywhere(200, 1.5)
+    points, _ = decode(maps.to(dtype), name)
+    assert points.dtype == torch.float32
+    assert torch.allclose(points, decode(maps.to(dtype).float(), name)[0], atol=1e-4 if name != 'global' else 0.3)
+
+
+@pytest.mark.parametrize('name', DECODERS)
+def test_gradients_reach_the_map_and_change_no_answer(name):
+    "With gradients the patches are gathered in another way: the same answers, and finite gradients, on flat maps too."
+    truth, maps = everywhere(50, 1.5)
+    maps = torch.cat([maps, torch.zeros(1, 64, 64)])
+    points, score = decode(maps.requires_grad_(), name)
+    assert torch.allclose(points, decode(maps.detach(), name)[0], atol=1e-6)
+    (points[:-1] * torch.randn(50, 2)).sum().add(score.sum()).backward()
+    assert maps.grad.isfinite().all() and (maps.grad != 0).any()
+
+
+@pytest.mark.parametrize('name', ['local', 'gaussian'])
+def test_compiles_without_a_graph_break(name):
+    truth, maps = everywhere(30, 1.5, noise=0.02)
+    compiled = torch.compile(lambda h: decode(h, name), fullgraph=True, backend='aot_eager')
+    assert torch.allclose(compiled(maps)[0], decode(maps, name)[0], atol=1e-5)
+
+
+def test_other_memory_layouts():
+    "A network's channels_last output, and a slice of a larger map."
+    truth, maps = everywhere(12, 1.5)
+    batch = maps.view(3, 4, 64, 64).to(memory_format=torch.channels_last)
+    wide = torch.zeros(12, 80, 90); wide[:, 5:69, 7:71] = maps
+    for name in DECODERS:
+        expected = decode(maps, name)[0]
+        assert torch.allclose(decode(batch, name)[0].view(12, 2), expected, atol=1e-6)
+        assert torch.allclose(decode(wide[:, 5:69, 7:71], name)[0], expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device: decoding on the GPU is not compared')
+@pytest.mark.parametrize('name', DECODERS)
+def test_cuda_answers_as_the_cpu(name):
+    truth, maps = everywhere(100, 1.5, noise=0.02)
+    assert torch.allclose(decode(maps.cuda(), name)[0].cpu(), decode(maps, name)[0], atol=1e-3)
 
 
 def test_the_fit_is_differentiable():

@@ -63,3 +63,16 @@ def test_wrong_names():
 def test_gradient():
     points = torch.tensor([[30.3, 40.1]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda p: encode(p, 16, stride=4.), points)
+
+
+def test_out_is_drawn_into():
+    points, memory = torch.rand(2, 5, 2) * 255, torch.full((2, 5, 64, 64), 7.)
+    assert encode(points, out=memory) is memory and torch.equal(memory, encode(points))
+
+
+def test_kornia_renders_the_same_gaussian():
+    "kornia normalises the map to sum 1; well inside that is Eq. 1's density."
+    from kornia.geometry.subpix import render_gaussian2d
+    centres = torch.rand(20, 2, dtype=torch.float64) * 30 + 17
+    kornias = render_gaussian2d(centres, torch.full((1, 2), 1.5, dtype=torch.float64), (64, 64), normalized_coordinates=False)
+    assert torch.allclose(kornias, encode(centres, 64, 1.5, stride=1, amplitude='density'), atol=1e-6)
