@@ -252,24 +252,27 @@ def _basis(steps: Tensor, centre: Tensor, s: Tensor) -> Tensor:
     return torch.stack([g, g * u, g * u * u], 1)
 
 
-def _normal(patch: Tensor, bx: Tensor, by: Tensor, free: bool) -> tuple[dict[tuple[int, int], Tensor], list[Tensor]]:
+def _normal(patch: Tensor, basis: Tensor, free: bool) -> tuple[dict[tuple[int, int], Tensor], list[Tensor]]:
     "Normal equations of the fit in the basis g (1, ux, uy, ux^2 + uy^2): lower triangle of the matrix, and the patch's side."
-    ex, ey, d = bx @ bx.mT, by @ by.mT, by @ patch @ bx.mT
-    product = lambda i, j, k, l: ey[:, i, k] * ex[:, j, l]              # sum of g^2 ux^(j+l) uy^(i+k)
+    bx, by = basis.chunk(2)
+    ex, ey = (basis @ basis.mT).flatten(1).T.contiguous().view(3, 3, 2, -1).unbind(2)
+    d = (by @ patch @ bx.mT).flatten(1).T.contiguous().view(3, 3, -1)
+    product = lambda i, j, k, l: ey[i, k] * ex[j, l]                    # sum of g^2 ux^(j+l) uy^(i+k)
     m = {(0, 0): product(0, 0, 0, 0), (1, 0): product(0, 0, 0, 1), (2, 0): product(0, 0, 1, 0),
          (1, 1): product(0, 1, 0, 1), (2, 1): product(0, 1, 1, 0), (2, 2): product(1, 0, 1, 0)}
-    data = [d[:, 0, 0], d[:, 0, 1], d[:, 1, 0]]
+    data = [d[0, 0], d[0, 1], d[1, 0]]
     if free:
         m |= {(3, i): product(*at, 0, 2) + product(*at, 2, 0) for i, at in enumerate([(0, 0), (0, 1), (1, 0)])}
         m[3, 3] = product(0, 2, 0, 2) + 2 * product(0, 2, 2, 0) + product(2, 0, 2, 0)
-        data.append(d[:, 0, 2] + d[:, 2, 0])
+        data.append(d[0, 2] + d[2, 0])
     return m, data
 
 
 def _covariance(rest: Tensor, m: dict, data: list[Tensor], q: list[Tensor], s: Tensor, a: Tensor) -> Tensor:
     "Of the centre (n, 2, 2), px^2: variance of what the fit leaves over, times the inverse normal matrix; infinite if there is no fit."
     columns = _solve(m, *[[torch.full_like(a, float(i == j)) for i in range(len(data))] for j in (1, 2)])
-    left = ((rest * rest).sum((1, 2)) - sum(u * v for u, v in zip(q, data))).clamp(min=0)
+    flat = rest.flatten(1)
+    left = ((flat[:, None] @ flat[..., None]).flatten() - sum(u * v for u, v in zip(q, data))).clamp(min=0)
     scale = left / max(rest[0].numel() - len(data), 1) * (s / a) ** 2 if len(rest) else left
     covariance = torch.stack([columns[j][1 + i] * scale for i in (0, 1) for j in (0, 1)], -1).view(-1, 2, 2)
     good = (a > 0) & (s > SIGMAS[0]) & (s < SIGMAS[1]) & covariance.isfinite().all(2).all(1)
@@ -285,15 +288,17 @@ def gaussian_fit(heatmaps: Tensor, sigma: float | None = None, window: int = 13,
     _check_window(window)
     maps = _maps(heatmaps)
     x, y, value = peak(maps)
-    patch, columns, rows = _window(maps, x, y, window)
+    patch, columns, rows = _window(maps, x, y, min(window, *maps.shape[1:]))
     near, beside, below = _window(maps, x, y, 3)
+    both = torch.cat([columns, rows])                                                    # x and y in one piece: half the calls
     (cx, curve_x), (cy, curve_y) = _vertex(near.sum(1), beside), _vertex(near.sum(2), below)
     cx, cy, a, free = cx.clamp(-1, 1), cy.clamp(-1, 1), value.to(patch.dtype), sigma is None
     s = ((curve_x + curve_y) / 2).clamp(0.1, 2.5).rsqrt() if sigma is None else torch.full_like(a, sigma)
     for last in [False] * (steps - 1) + [True]:
-        bx, by = _basis(columns, cx, s), _basis(rows, cy, s)
-        rest = torch.addcmul(patch, (-a[:, None] * by[:, 0])[..., None], bx[:, :1]) if last else patch
-        m, data = _normal(rest, bx, by, free)
+        basis = _basis(both, torch.cat([cx, cy]), s.repeat(2))
+        gx, gy = basis[:, 0].chunk(2)
+        rest = torch.addcmul(patch, (-a[:, None] * gy)[..., None], gx[:, None]) if last else patch
+        m, data = _normal(rest, basis, free)
         q = _solve(m, data)[0]
         a = q[0] + a * last
         move = lambda v, top: (v / torch.where(a > 0, a, torch.inf)).nan_to_num(0.).clamp(-top, top)
@@ -306,7 +311,7 @@ def gaussian_fit(heatmaps: Tensor, sigma: float | None = None, window: int = 13,
     shape = score.shape
     return Fit(points, a.nan_to_num(0.).view(shape), s.nan_to_num(0.).view(shape), covariance.view(*shape, 2, 2), score)
 
-# %% ../nbs/02_decoding.ipynb #f6661ae1
+# %% ../nbs/02_decoding.ipynb #a8273892
 def softargmax_rule(sigma: float) -> tuple[float, int]:
     "Temperature and window for a Gaussian of sigma px: weights of width 0.53 sigma, and a window of two sigma to each side."
     return 3.5, 2 * max(round(2 * sigma), 1) + 1
@@ -335,7 +340,7 @@ def calibrated_softargmax(heatmaps: Tensor, sigma: float = 1.5, tau: float | Non
         cx, cy = (cx + seen_x - ideal_x).clamp(-1, 1), (cy + seen_y - ideal_y).clamp(-1, 1)
     return _points(heatmaps, x, y, cx, cy, value)
 
-# %% ../nbs/02_decoding.ipynb #f6d380a0
+# %% ../nbs/02_decoding.ipynb #018a56bb
 DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     'argmax': lambda h, tau, window, sigma: argmax(h),
     'quarter': lambda h, tau, window, sigma: quarter(h),

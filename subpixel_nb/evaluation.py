@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .datasets import Dataset, Faces
 from .geometry import landmark_box, transform_points
-from .metrics import auc, ced, failure_rate, scored
+from .metrics import auc, failure_rate, scored
 from .training import face_errors, write_atomic
 
 # %% ../nbs/12_evaluation.ipynb #2c1c2566
@@ -79,10 +79,9 @@ def plot_ced(found: Mapping[str, Tensor], faces: Faces, dataset: Dataset) -> Fig
     "Cumulative error distribution of each name in `found`: share of faces (%) at or below an NME (%), up to the cut-off."
     kind, cutoff = dataset.normaliser or faces.scheme.normaliser, dataset.cutoff
     fig, ax = plt.subplots(figsize=(5, 3.2), dpi=70)
-    grid = torch.linspace(0, cutoff, 401, dtype=torch.float64)
     for name, points in found.items():
-        errors = face_errors(points, faces, kind)
-        ax.plot(grid, ced(errors, grid), label=f'{name}: AUC {auc(errors, cutoff):.1f} %')
+        errors = scored(face_errors(points, faces, kind)).sort().values
+        ax.step([0, *errors.tolist()], np.linspace(0, 100, len(errors) + 1), where='post', label=f'{name}: AUC {auc(errors, cutoff):.1f} %')
     ax.set(xlabel=f'NME_{kind}, %', ylabel='faces, %', xlim=(0, cutoff), ylim=(0, 100)); ax.grid(alpha=.3); ax.legend(fontsize=8)
     fig.tight_layout()
     return fig
