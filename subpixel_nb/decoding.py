@@ -28,8 +28,7 @@ def peak(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     _, height, width = maps.shape
     y = maps.detach().amax(-1).argmax(-1)
     row = maps.view(-1, width).index_select(0, torch.arange(len(maps), device=maps.device) * height + y)
-    x = row.detach().argmax(-1)
-    value = row.gather(-1, x[:, None]).squeeze(-1)
+    value, x = row.max(-1)
     return tuple(v.view(heatmaps.shape[:-2]) for v in (x, y, value))
 
 
@@ -69,7 +68,7 @@ def _window(maps: Tensor, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tens
         patch = maps.flatten().unfold(0, w, 1).index_select(0, starts.flatten()).view(n, h, w)
     else: patch = maps.flatten(1).gather(1, (starts[..., None] + right).flatten(1)).view(n, h, w)
     patch = patch.to(torch.promote_types(maps.dtype, torch.float32))
-    return patch, (x0 - x)[:, None] + right, (y0 - y)[:, None] + down
+    return patch, (x0 - x).to(patch.dtype)[:, None] + right, (y0 - y).to(patch.dtype)[:, None] + down
 
 
 def _points(heatmaps: Tensor, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,9 +89,9 @@ def quarter(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return _points(heatmaps, *(v.flatten() for v in (x, y, 0.25 * dx, 0.25 * dy, value)))
 
 # %% ../nbs/02_decoding.ipynb #c52f46e7
-def _axes(columns: Tensor, rows: Tensor, window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _axes(columns: Tensor, rows: Tensor, window: int) -> tuple[Tensor, Tensor]:
     "1 and the step from the peak (n, 2, w), (n, 2, h) at the pixels of Eq. 4's window, 0 at those that slid in at a border."
-    near = [(steps.abs() <= window // 2).to(dtype) for steps in (columns, rows)]
+    near = [(steps.abs() <= window // 2).to(steps.dtype) for steps in (columns, rows)]
     return tuple(torch.stack([on, on * steps], 1) for on, steps in zip(near, (columns, rows)))
 
 
@@ -112,8 +111,8 @@ def local_softargmax(heatmaps: Tensor, tau: float = 10., window: int = 5) -> tup
     maps = _maps(heatmaps)
     x, y, value = peak(maps)
     patch, columns, rows = _window(maps, x, y, window)
-    weights = torch.exp(tau * (patch - value.detach()[:, None, None].to(patch.dtype)))        # Eq. 5 but for its denominator
-    return _points(heatmaps, x, y, *_mean(weights, *_axes(columns, rows, window, patch.dtype)), value)
+    weights = (patch - value.detach()[:, None, None].to(patch.dtype)).mul_(tau).exp_()            # Eq. 5 but for its denominator
+    return _points(heatmaps, x, y, *_mean(weights, *_axes(columns, rows, window)), value)
 
 # %% ../nbs/02_decoding.ipynb #dc64ac35
 def _vertex(line: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,8 +137,8 @@ def log_parabola(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     x, y, value = peak(maps)
     patch, columns, rows = _window(maps, x, y, 3)
     each = torch.arange(len(maps), device=maps.device)
-    dx, _ = _vertex(patch[each, -rows[:, 0]], columns)
-    dy, _ = _vertex(patch[each, :, -columns[:, 0]], rows)
+    dx, _ = _vertex(patch[each, -rows[:, 0].long()], columns)
+    dy, _ = _vertex(patch[each, :, -columns[:, 0].long()], rows)
     return _points(heatmaps, x, y, dx.clamp(-1, 1), dy.clamp(-1, 1), value)
 
 
@@ -249,7 +248,8 @@ def _basis(steps: Tensor, centre: Tensor, s: Tensor) -> Tensor:
     "g, g u, g u^2 (n, 3, d) of one axis at pixels `steps` (n, d): g = exp(-u^2 / 2), u in units of sigma from the centre."
     u = (steps - centre[:, None]) / s[:, None]
     g = torch.exp(-0.5 * u * u)
-    return torch.stack([g, g * u, g * u * u], 1)
+    gu = g * u
+    return torch.stack([g, gu, gu * u], 1)
 
 
 def _normal(patch: Tensor, basis: Tensor, free: bool) -> tuple[dict[tuple[int, int], Tensor], list[Tensor]]:
@@ -329,7 +329,7 @@ def calibrated_softargmax(heatmaps: Tensor, sigma: float = 1.5, tau: float | Non
     maps = _maps(heatmaps)
     x, y, value = peak(maps)
     patch, columns, rows = _window(maps, x, y, window)
-    on_x, on_y = _axes(columns, rows, window, patch.dtype)
+    on_x, on_y = _axes(columns, rows, window)
     top = value[:, None, None].to(patch.dtype)
     seen_x, seen_y = _mean(torch.exp(tau * (patch - top) / top.clamp(min=1e-12)), on_x, on_y)
     cx, cy = seen_x.clamp(-0.5, 0.5), seen_y.clamp(-0.5, 0.5)

@@ -400,7 +400,7 @@ def centroid(view: np.ndarray) -> np.ndarray:
        st.sampled_from([(256, 80), (128, 40), (256, 0)]))
 @settings(max_examples=25)
 def test_a_blob_is_where_the_map_says(dx: float, dy: float, side: float, x: float, y: float, view: tuple[int, int]):
-    "Enlarging and shrinking, with squares that hang over the photo's edge: within 0.02 px."
+    "Squares that hang over the edge: within 0.02 px of the view; enlarged, within 0.005 px of the photo, whose pixels are 8 bits."
     size, margin = view
     sigma = max(2.5, 3 * side / size)                                       # at least 3 px in the view
     square = torch.tensor([x + dx * side, y + dy * side, side], dtype=torch.float64)
@@ -409,7 +409,7 @@ def test_a_blob_is_where_the_map_says(dx: float, dy: float, side: float, x: floa
     where = transform_points(square_map(square, size, margin), torch.tensor([[x, y]], dtype=torch.float64))[0].numpy()
     reach = 3.7 * sigma * size / side                                       # all of the blob must be in the view
     if (where - reach < 0).any() or (where + reach > size + 2 * margin - 1).any(): return
-    assert np.abs(centroid(crop_view(photo, square, size, margin)[0]) - where).max() < 0.02
+    assert np.abs(centroid(crop_view(photo, square, size, margin)[0]) - where).max() < max(0.02, 0.005 * size / side)
 
 
 def test_the_view_is_the_photo_itself_at_scale_one():
