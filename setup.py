@@ -21,5 +21,6 @@ setup(
     python_requires=f'>={settings["min_python"]}',
     packages=[settings['lib_path']],
     install_requires=settings['requirements'].split(),
-    extras_require={'dev': settings['dev_requirements'].split()},
+    extras_require={'video': settings['video_requirements'].split(),
+                    'dev': f"{settings['dev_requirements']} {settings['video_requirements']}".split()},
 )

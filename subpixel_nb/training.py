@@ -6,7 +6,8 @@
 __all__ = ['PLACE', 'SCHEDULES', 'RECIPES', 'Config', 'check', 'step_schedule', 'onecycle_schedule', 'configure',
            'job_parameters', 'best_device', 'autocast', 'build_network', 'predict', 'face_errors', 'write_atomic',
            'fingerprint', 'learnt_from', 'save_state', 'load_state', 'save_weights', 'load_weights',
-           'evaluation_config', 'open_run', 'read_metrics', 'batch_loss', 'train', 'check_finite', 'finish_epoch']
+           'evaluation_config', 'start_from', 'open_run', 'read_metrics', 'batch_loss', 'train', 'check_finite',
+           'finish_epoch']
 
 # %% ../nbs/11_training.ipynb #969c85be
 import hashlib
@@ -41,6 +42,9 @@ class Config:
     "Everything a run depends on. `configure` fills what is not given from the dataset's recipe."
     dataset: str = 'synthetic'       # a name of the catalogue: what is trained on and what is tested on
     root: str | None = None          # the dataset's folder; None: $SUBPIXEL_DATA, then data/<dataset>
+    test_on: str | None = None       # another dataset to test on; None: the dataset's own test faces
+    test_root: str | None = None     # its folder
+    init: str | None = None          # a finished run, or a weights.safetensors, whose weights training begins with
     method: str = 'local'            # a row of Table 2: baseline, continuous, local, siamese
     merging: str = 'merged+single'   # siamese: merged+single, merged, sum
     width: int = 256                 # channels of the network
@@ -71,8 +75,13 @@ class Config:
         "The run's folder."
         return Path(self.output or f'runs/{self.dataset}-{self.method}').expanduser()
 
+    @property
+    def tested(self) -> tuple[str, str | None]:
+        "What is tested on, and its folder."
+        return (self.test_on, self.test_root) if self.test_on else (self.dataset, self.root)
 
-PLACE = ('root', 'output', 'cache', 'resume', 'test_every', 'on_error')   # fields that do not change what is learnt
+
+PLACE = ('root', 'test_on', 'test_root', 'output', 'cache', 'resume', 'test_every', 'on_error')   # fields that do not change what is learnt
 
 # %% ../nbs/11_training.ipynb #c06f0642
 def check(config: Config) -> None:
@@ -88,7 +97,10 @@ def check(config: Config) -> None:
     for name, known in dict(merging=MERGES, crop=CROPS, schedule=SCHEDULES, precision=('auto', 'bf16', 'float32'),
                             on_error=('raise', 'skip')).items():
         if getattr(config, name) not in known: raise unknown(name, getattr(config, name), known)
-    find_dataset(config.dataset), find_method(config.method)
+    find_method(config.method)
+    for name, part, hint in ((config.dataset, 'train', 'train on another dataset, and test on this one with test_on'),
+                             (config.tested[0], 'test', 'name one that has with test_on')):
+        if getattr(find_dataset(name), part) is None: raise ValueError(f'{name} has no faces to {part} on: {hint}.')
     for name, value in asdict(config).items():
         if type(value) in (int, float) and name != 'seed' and not 0 < value < math.inf:
             raise ValueError(f'{name}: expected a positive number, got {value}.')
@@ -173,7 +185,7 @@ def predict(net: StackedHourglass, faces: Faces, tau: float = 10., window: int =
 def face_errors(found: Tensor, faces: Faces, kind: str | None = None) -> Tensor:
     "NME (N,) in percent of points (N, K, 2) against the faces' own, by `kind` of normaliser (None: the scheme's)."
     kind = kind or faces.scheme.normaliser
-    return nme(found, faces.points, normaliser(faces.points, faces.visible, kind, faces.scheme), faces.visible)
+    return nme(found, faces.points, normaliser(faces.points, faces.visible, kind, faces.scheme, faces.given), faces.visible)
 
 # %% ../nbs/11_training.ipynb #aa733e0c
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
@@ -251,9 +263,23 @@ def evaluation_config(checkpoint: Path | str, output: str | None = None, **given
     for name in given:
         if name not in allowed: raise unknown('parameter', name, ('checkpoint', 'output', *allowed))
     net, config = load_weights(checkpoint)
+    name = given.get('dataset') or config.tested[0]
+    root = {config.dataset: config.root, config.tested[0]: config.tested[1]}.get(name)              # another dataset's is no help
+    config = replace(config, dataset=name, root=root, test_on=None, test_root=None, init=None)
     return replace(config, **{name: value for name, value in given.items() if value is not None}), net
 
-# %% ../nbs/11_training.ipynb #133a8f04
+# %% ../nbs/11_training.ipynb #174bf9fd
+def start_from(path: Path | str, net: StackedHourglass, config: Config) -> None:
+    "Fills a new network with the weights of another run's; raises ValueError where the two networks differ."
+    other, theirs = load_weights(path)
+    shape = lambda n, c: dict(landmarks=n.points, stacks=c.stacks, width=c.width, depth=c.depth)
+    here, there = shape(net, config), shape(other, theirs)
+    if here != there:
+        differs = ', '.join(f'{k} {there[k]} there, {here[k]} here' for k in here if here[k] != there[k])
+        raise ValueError(f'init {path}: another network ({differs}). Give this run the same, or leave init out.')
+    net.load_state_dict(other.state_dict())
+
+# %% ../nbs/11_training.ipynb #922a9b29
 def open_run(config: Config, faces: Faces) -> Path:
     "The run's folder, ready to begin or to go on; raises where it holds a run with other settings or other faces."
     folder, about = config.folder, dict(learnt_from(config), faces=fingerprint(faces))
@@ -281,7 +307,7 @@ def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
         except json.JSONDecodeError: break
     return rows
 
-# %% ../nbs/11_training.ipynb #922a9b29
+# %% ../nbs/11_training.ipynb #b3231d61
 def batch_loss(net: nn.Module, faces: Faces, chosen: Tensor, generator: torch.Generator, config: Config) -> Tensor:
     "The loss of the faces `chosen` (B,): one random view of each, or two for siamese, through the network at once."
     device, method = next(net.parameters()).device, find_method(config.method)
@@ -294,13 +320,14 @@ def batch_loss(net: nn.Module, faces: Faces, chosen: Tensor, generator: torch.Ge
     outputs = list(zip(*(h.float().chunk(len(views)) for h in maps)))              # [view][stack]
     return training_loss(outputs, views, points - faces.margin, visible, swap, method, config.sigma, config.merging)
 
-# %% ../nbs/11_training.ipynb #4ceb6b43
+# %% ../nbs/11_training.ipynb #ca7c0366
 def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
     """Train the config's network on `faces`, looking at `test` now and then; returns it trained, in eval mode.
 
     Begins, goes on after the last finished epoch of `config.folder`, or returns what is finished there."""
     folder, device = open_run(config, faces), best_device()
     net = build_network(config, faces.scheme.points).to(device)
+    if config.init: start_from(config.init, net, config)
     optimiser = torch.optim.Adam(net.parameters(), config.lr, fused=True)
     state, log = folder / 'state.safetensors', folder / 'metrics.jsonl'
     start = load_state(state, net, optimiser) if state.exists() else 0
@@ -332,7 +359,7 @@ def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
     save_weights(folder / 'weights.safetensors', net, config, faces)
     return net.eval()
 
-# %% ../nbs/11_training.ipynb #b3231d61
+# %% ../nbs/11_training.ipynb #855eb817
 def check_finite(row: dict, folder: Path) -> None:
     "Raise where an epoch's loss is not a number, before anything of that epoch is written."
     if not math.isfinite(row['loss']):

@@ -1,4 +1,4 @@
-"""The decoding lesson as a reader meets it: JupyterLab in a browser, Run All, a slider moved, its number checked.
+"""The lessons with sliders as a reader meets them: JupyterLab in a browser, Run All, sliders moved by keys, numbers checked.
 
 Needs a chromium of the system (Debian: apt-get install chromium); playwright's own download is not used.
 """
@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +22,9 @@ import pytest
 import torch
 from conftest import copy_project
 
-from subpixel_nb.decoding import decode
+from subpixel_nb.decoding import DECODERS, decode
 from subpixel_nb.encoding import encode
+from subpixel_nb.explore import ideal_heatmap
 from subpixel_nb.geometry import from_heatmap
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -51,8 +53,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def jupyter_lab(project: Path, scratch: Path):
-    "The address, with its token, of a JupyterLab that serves `project` and keeps all of its own files in `scratch`."
+def jupyter_lab(project: Path, scratch: Path) -> Iterator[Callable[[str], str]]:
+    "The address, with its token, of a notebook in a JupyterLab that serves `project` and keeps its own files in `scratch`."
     own = {name: str(scratch / name.lower()) for name in
            ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR',
             'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR', 'MPLCONFIGDIR')}
@@ -80,7 +82,7 @@ def jupyter_lab(project: Path, scratch: Path):
                     if server.poll() is not None or time.monotonic() > deadline:
                         pytest.fail(f'no JupyterLab within {START} s:\n{log.read_text()[-3000:]}', pytrace=False)
                     time.sleep(.3)
-            yield f'{address}/lab/tree/nbs/02_decoding.ipynb?reset&token={token}'
+            yield lambda notebook: f'{address}/lab/tree/nbs/{notebook}.ipynb?reset&token={token}'
         finally:
             server.terminate()                                                       # shuts its kernels down, too
             try: server.wait(20)
@@ -100,24 +102,29 @@ def error(tau: float, window: float, sigma: float, offset: float, **_) -> float:
     return (found - place).norm().item()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason='no chromium: apt-get install chromium, then this test runs')
-def test_sliders_of_the_decoding_lesson(tmp_path):
-    playwright = pytest.importorskip('playwright.sync_api')
-    project = copy_project(tmp_path / 'project')
-    with jupyter_lab(project, tmp_path / 'jupyter') as address, playwright.sync_playwright() as p:
+@pytest.fixture(scope='module')
+def run_all(tmp_path_factory):
+    "Opens a lesson in a page of its own, all of its cells run: one JupyterLab and one browser for all tests."
+    if CHROMIUM is None: pytest.skip('no chromium: apt-get install chromium, then this test runs')
+    playwright, scratch = pytest.importorskip('playwright.sync_api'), tmp_path_factory.mktemp('browser')
+    with jupyter_lab(copy_project(scratch / 'project'), scratch / 'jupyter') as address, playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu'])
-        try: move_sliders(browser.new_page(viewport={'width': 1400, 'height': 1000}), address)
+
+        def opened(notebook: str):
+            page = browser.new_page(viewport={'width': 1400, 'height': 1000})
+            page.set_default_timeout(START * 1000)
+            page.goto(address(notebook))
+            page.wait_for_function('() => window.jupyterapp')
+            evaluate(page, OPEN, START, 'the notebook and its kernel were not ready')
+            done = evaluate(page, RUN_ALL, RUN, 'Run All did not end')
+            assert done['errors'] == [] and done['ran'] == done['codes'] > 0, done
+            return page
+        try: yield opened
         finally: browser.close()
 
 
-def move_sliders(page, address: str):
-    page.set_default_timeout(START * 1000)
-    page.goto(address)
-    page.wait_for_function('() => window.jupyterapp')
-    evaluate(page, OPEN, START, 'the notebook and its kernel were not ready')
-    done = evaluate(page, RUN_ALL, RUN, 'Run All did not end')
-    assert done['errors'] == [] and done['ran'] == done['codes'] > 0, done
-
+def test_sliders_of_the_decoding_lesson(run_all):
+    page = run_all('02_decoding')
     panel = page.locator('.widget-interact', has=page.locator('.widget-label', has_text=re.compile('^tau$')))
     assert panel.count() == 1
     before = screen(panel, lambda s: True)
@@ -134,6 +141,7 @@ def move_sliders(page, address: str):
         assert after['error'] == pytest.approx(error(**after), abs=6e-5)
         assert after['error'] != before['error'], f'{label} moved from {before} to {after}, and the error stayed'
         before = after
+    page.close()
 
 
 def screen(panel, accept) -> dict[str, float]:
@@ -145,6 +153,116 @@ def screen(panel, accept) -> dict[str, float]:
         if found and accept(found): return found
         if time.monotonic() > deadline: pytest.fail(f'the widget shows, after 30 s:\n{text}', pytrace=False)
         time.sleep(.1)
+
+
+STATE = """box => {
+  const cells = r => [...r.cells].map(c => c.textContent);
+  const figure = box.querySelector('.js-plotly-plot'), traces = Object.fromEntries(figure.data.map(t => [t.name, t]));
+  return {
+    rows: Object.fromEntries([...box.querySelectorAll('tbody tr')].map(cells).map(([_, name, ...rest]) => [name, rest])),
+    summary: box.querySelector('[role=status]').textContent, caption: box.querySelector('caption').textContent,
+    settings: Object.fromEntries([...box.querySelectorAll('.widget-slider')].map(
+      s => [s.querySelector('[role=slider]').ariaLabel, parseFloat(s.querySelector('.widget-readout').textContent.replace('\u2212', '-'))])),
+    answers: [...traces['answers on patch'].x].map((x, i) => [x, traces['answers on patch'].y[i]]),
+    titles: [...figure.querySelectorAll('.annotation-text')].map(t => t.textContent),
+  };
+}"""
+CLOCK = """box => {
+  window.took = null; let pressed;
+  box.addEventListener('keydown', () => pressed = performance.now(), { capture: true, once: true });
+  const watch = new MutationObserver(() => { window.took = performance.now() - pressed; watch.disconnect(); });
+  watch.observe(box.querySelector('table').parentElement, { childList: true });
+}"""
+CONTRAST = """element => {
+  const rgba = text => { const v = text.match(/[\\d.]+/g).map(Number); return v.length < 4 ? [...v, 1] : v; };
+  const style = getComputedStyle(element), svg = element instanceof SVGElement;
+  let behind = element, under = [0, 0, 0, 0];
+  while (under[3] === 0 && (behind = behind.parentElement)) under = rgba(getComputedStyle(behind).backgroundColor);
+  const text = rgba(svg ? style.fill : style.color), over = text.map((c, i) => c * text[3] + under[i] * (1 - text[3]));
+  const light = c => c.slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0) + .05;
+  const both = [light(over), light(under)];
+  return Math.max(...both) / Math.min(...both);
+}"""
+
+
+def answers(settings: dict[str, float]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    "What the library gives for the sliders of lesson 04: each decoder's point, and the truth."
+    s = dict(settings, x=settings['x offset'], y=settings['y offset'], window=int(settings['window']))
+    heatmap, truth = ideal_heatmap(**{k: s[k] for k in ('x', 'y', 'sigma', 'amplitude', 'noise')})
+    return {name: decode(heatmap[None], name, s['tau'], s['window'], s['sigma'])[0][0] for name in DECODERS}, truth
+
+
+def settled(box) -> dict:
+    "What an explorer shows once its figure has followed its table."
+    deadline = time.monotonic() + 30
+    while True:
+        state = box.evaluate(STATE)
+        table = [float(v) for shown in state['rows'].values() for v in shown[:2]]
+        if table == pytest.approx([v for point in state['answers'] for v in point], abs=1e-4): return state
+        if time.monotonic() > deadline: pytest.fail(f'figure and table differ after 30 s: {state}', pytrace=False)
+        time.sleep(.05)
+
+
+def check_explorer(state: dict):
+    "Table, figure, and the word `best` against the library."
+    points, truth = answers(state['settings'])
+    errors = {name: (p - truth).norm().item() for name, p in points.items()}
+    assert list(state['rows']) == list(DECODERS)
+    for name, shown in state['rows'].items():
+        assert [float(v) for v in shown[:3]] == pytest.approx([*points[name].tolist(), errors[name]], abs=6e-5), name
+    assert min(errors, key=errors.get) in [name for name, shown in state['rows'].items() if shown[3] == 'best']
+    assert f'local {errors["local"]:.4f} px' in state['summary']
+
+
+def test_sliders_of_the_explorer(run_all):
+    page = run_all('04_explore')
+    ideal, real = page.locator('.explorer').all()
+    ideal.locator('tbody tr').nth(9).wait_for()
+    check_explorer(before := settled(ideal))
+    ideal.locator('select').first.focus()
+    page.keyboard.press('Tab')
+    assert page.evaluate('document.activeElement.ariaLabel') == 'tau', 'Tab leads from the list to the first slider'
+    moved = {'tau': ('ArrowLeft', 3), 'window': ('ArrowRight', 1), 'sigma': ('ArrowRight', 4), 'x offset': ('ArrowLeft', 5),
+             'y offset': ('ArrowUp', 2), 'amplitude': ('ArrowLeft', 3), 'noise': ('ArrowRight', 2)}
+    for name, (key, times) in moved.items():
+        handle = ideal.get_by_role('slider', name=name)
+        for _ in range(times):
+            handle.focus()
+            ideal.evaluate(CLOCK)
+            handle.press(key)
+            page.wait_for_function('() => window.took !== null')
+            assert page.evaluate('window.took') < 2000, 'ms from the key to the table'
+        after = settled(ideal)
+        assert [k for k in before['settings'] if after['settings'][k] != before['settings'][k]] == [name]
+        assert after['rows'] != before['rows'], name
+        check_explorer(after)
+        before = after
+    assert f'softmax({before["settings"]["tau"]:g} h)' in before['titles'] and 'patch, 7 x 7' in before['titles']
+
+    for theme in ('JupyterLab Dark', 'JupyterLab Light'):
+        page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+        page.wait_for_function('theme => document.body.dataset.jpThemeName === theme', arg=theme)
+        for place in ('tbody td:nth-child(3)', 'caption', '[role=status]', '.xtick text', '.ytick text', '.cbaxis text', '.annotation-text'):
+            assert ideal.locator(place).first.evaluate(CONTRAST) >= 4.5, f'{place} in {theme}'
+    real_heatmaps(page, real)
+    page.close()
+
+
+def real_heatmaps(page, real):
+    "The second explorer shows what its cell's text says; another landmark is chosen by key, and only its own sliders answer."
+    said = page.evaluate("""() => [...window.jupyterapp.shell.currentWidget.context.model.sharedModel.cells].flatMap(c => c.getOutputs?.() ?? [])
+        .flatMap(o => o.data?.['text/plain'] ?? []).map(t => [t].flat().join('')).filter(t => t.includes('calibrated') && t.includes('Best:')).at(-1)""")
+    before = settled(real)
+    assert [[name, *shown] for name, shown in before['rows'].items()] == [(line.split() + [''])[:5] for line in said.splitlines()[:-1]]
+    off = real.locator('[disabled] [role=slider]').evaluate_all('handles => handles.map(h => h.ariaLabel)')
+    assert off == ['x offset', 'y offset', 'amplitude']
+    real.locator('select').first.focus()
+    real.evaluate(CLOCK)
+    page.keyboard.press('ArrowDown')
+    page.wait_for_function('() => window.took !== null')
+    after = settled(real)
+    assert 'landmark 34' in after['caption'] and after['rows'] != before['rows']
 
 
 def evaluate(page, script: str, seconds: float, failure: str):

@@ -1,5 +1,6 @@
 "Tables, files and pictures of subpixel_nb.evaluation against figures computed by hand."
 import dataclasses
+import json
 
 import matplotlib
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from subpixel_nb.datasets import find_dataset, load_faces
-from subpixel_nb.evaluation import mean_shape, mean_shape_in_box, plot_ced, plot_faces, plot_history, results_table, save_results
+from subpixel_nb.datasets import DataError, find_dataset, load_faces
+from subpixel_nb.evaluation import mean_shape, mean_shape_in_box, plot_ced, plot_faces, plot_history, read_predictions, results_table, save_results
 from subpixel_nb.geometry import landmark_box
 from subpixel_nb.training import face_errors
 
@@ -76,3 +77,63 @@ def test_pictures(faces):
     errors = [float(t.split(': ')[1].split()[0]) for t in titles]
     assert [t.split(':')[0] for t in titles] == ['best'] * 2 + ['median'] * 2 + ['worst'] * 2 and errors == sorted(errors)
     plt.close('all')
+
+
+@pytest.fixture
+def elsewhere(faces):
+    "Faces of made photos in folders, two of them in one photo, and pretended predictions (N, 68, 2) in photo px."
+    names = [f'a/{i}.jpg' for i in range(11)] + ['a/3.jpg']
+    faces = dataclasses.replace(faces, names=names, squares=torch.tensor([[300., 200., 128.]]).repeat(12, 1))
+    from subpixel_nb.geometry import transform_points
+    off = faces.points + torch.randn(12, 68, 2, generator=torch.Generator().manual_seed(0))
+    return faces, off, transform_points(faces.photo_map(), off.double()).numpy()
+
+
+def write_predictions(path, names, points):
+    if path.suffix == '.npz': np.savez(path, names=names, points=points)
+    if path.suffix == '.csv':
+        lines = ['image,' + ','.join(f'{a}{i}' for i in range(points.shape[1]) for a in 'xy')]
+        path.write_text('\n'.join(lines + [','.join([n, *map(repr, p.ravel().tolist())]) for n, p in zip(names, points)]))
+    if path.suffix == '.json':
+        flat = [np.concatenate([p, np.ones((len(p), 1))], 1).ravel().tolist() for p in points]
+        results = [dict(image_id=i, category_id=1, keypoints=k, score=1.) for i, k in enumerate(flat)]
+        path.write_text(json.dumps(dict(images=[dict(id=i, file_name=n) for i, n in enumerate(names)], annotations=results)))
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.csv', '.json'])
+@pytest.mark.parametrize('bare', [False, True])
+def test_predictions_from_elsewhere(elsewhere, tmp_path, suffix, bare):
+    "In any order of photos, by full or bare name; the two faces of one photo in their order; another base is taken off."
+    faces, off, photo = elsewhere
+    order = [{11: 3, 3: 11}.get(i, i) for i in range(11, -1, -1)]
+    names = [faces.names[i].split('/')[-1] if bare else faces.names[i] for i in order]
+    write_predictions(tmp_path / f'net{suffix}', names, photo[order])
+    found = read_predictions(tmp_path / f'net{suffix}', faces)
+    assert list(found) == ['net'] and torch.allclose(found['net'], off, atol=1e-3)
+    write_predictions(tmp_path / f'one{suffix}', names, photo[order] + 1)
+    assert torch.allclose(read_predictions(tmp_path / f'one{suffix}', faces, base=1)['one'], off, atol=1e-3)
+
+
+def test_our_own_predictions_come_back(elsewhere, tmp_path):
+    faces, off, _ = elsewhere
+    save_results(tmp_path, {'local': off, 'true': faces.points}, torch.ones(12, 68), faces, results_table({'local': off}, faces, find_dataset('synthetic')))
+    found = read_predictions(tmp_path / 'predictions.npz', faces)
+    assert set(found) == {'local', 'true'} and torch.allclose(found['local'], off, atol=1e-3)
+
+
+def test_predictions_that_cannot_be_used(elsewhere, tmp_path):
+    faces, _, photo = elsewhere
+    def refused(name, names, points, said, kind=DataError):
+        write_predictions(tmp_path / name, names, points)
+        with pytest.raises(kind, match=said): read_predictions(tmp_path / name, faces)
+    refused('a.csv', faces.names[:-1], photo[:-1], 'face 2 of a/3.jpg has no prediction')
+    refused('b.json', faces.names, photo[:, :29], '29 points, the faces have 68')
+    refused('c.npz', ['x.jpg'] * 12, photo, 'face 1 of a/0.jpg has no prediction')
+    (tmp_path / 'd.csv').write_text('name,x\na/1.jpg,1,2,three,4\n')
+    with pytest.raises(DataError, match='d.csv:2: expected a name and x y pairs'): read_predictions(tmp_path / 'd.csv', faces)
+    (tmp_path / 'e.json').write_text('{"annotations": [{"image_id": 3}]}')
+    with pytest.raises(DataError, match='result 0: KeyError'): read_predictions(tmp_path / 'e.json', faces)
+    (tmp_path / 'f.npz').write_bytes(b'no archive')
+    with pytest.raises(DataError, match='f.npz: not readable as .npz predictions'): read_predictions(tmp_path / 'f.npz', faces)
+    with pytest.raises(DataError, match='expected a file ending in .npz, .csv, .json'): read_predictions(tmp_path / 'g.txt', faces)
+    with pytest.raises(FileNotFoundError, match='there are no predictions'): read_predictions(tmp_path / 'h.csv', faces)

@@ -133,3 +133,22 @@ def test_benchmark_measures_and_names_who_is_missing(tmp_path):
     for package in ('face-alignment', 'mmpose', 'landmarker'):
         assert package in printed
     assert {p.name for p in (tmp_path / 'tables').iterdir()} == {'decoding.csv', 'encoding.csv', 'ratios.csv', 'growth.png'}
+
+
+def test_evaluate_scores_another_systems_points(tmp_path):
+    "Five made photos and a CSV that is 2 px off in x: NME_ic is 2 px over the distance of the eyes, from the job, without a network."
+    from PIL import Image
+    rng, rows, expected = np.random.default_rng(0), [], []
+    (tmp_path / 'faces/test').mkdir(parents=True); (tmp_path / 'faces/train').mkdir()
+    for i in range(5):
+        points = rng.uniform(40, 160, (68, 2)).round(3)
+        name = f'faces/test/{i}'
+        Image.fromarray(rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(tmp_path / f'{name}.png')
+        (tmp_path / f'{name}.pts').write_text('\n'.join(f'{x} {y}' for x, y in points + 1))
+        rows.append(','.join([f'{i}.png', *map(str, (points + [2, 0]).ravel())]))
+        expected.append(200 / np.linalg.norm(points[36] - points[45]))
+    (tmp_path / 'theirs.csv').write_text('\n'.join(rows))
+    run('evaluate', tmp_path / 'out.ipynb', predictions=tmp_path / 'theirs.csv', dataset='folder', root=tmp_path / 'faces',
+        output=tmp_path / 'scored', cache=tmp_path / 'cache')
+    table = pd.read_csv(tmp_path / 'scored/results.csv')
+    assert table.decoder.tolist() == ['theirs'] and table['NME_ic %'][0] == pytest.approx(np.mean(expected), rel=1e-4)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from scipy import integrate, stats
 
-from subpixel_nb.metrics import NORMALISERS, auc, ced, failure_rate, nme, normaliser, point_errors, summary
+from subpixel_nb.metrics import (AUC_RULES, INNER_49, NORMALISERS, auc, bootstrap, ced, face_values, failure_rate, jitter, landmark_errors,
+                                 mean_nme, nme, normaliser, part_scores, point_errors, pose_bins, region_errors, score, summary,
+                                 video_jitter, yaw)
 
 EYES = (36, 45)
 TRUE = np.array([[[0., 0.], [3., 0.], [0., 4.], [3., 4.]], [[10., 10.], [16., 10.], [10., 18.], [16., 18.]]])
@@ -96,6 +99,219 @@ def test_python_floats_keep_their_precision():
     "0.1 is not float32(0.1): an error on the cut-off is no failure, given as a list or as an array."
     assert failure_rate([0.1, 2.3026351105653085], 2.3026351105653085) == 0 and ced([0.1], [0.1]).item() == 100
     assert auc([0.1], 0.3) == auc(np.array([0.1]), 0.3) == auc(torch.tensor([0.1], dtype=torch.float64), 0.3)
+
+
+# ---- protocols
+
+def test_given_boxes_by_hand():
+    boxes = np.array([[0., 0., 9., 4.], [np.nan] * 4])
+    norm = normaliser(TRUE, None, 'given', boxes=boxes)
+    assert norm[0] == 6 and norm[1].isnan()
+    assert normaliser(TRUE, MASK, 'given', boxes=[[0, 0, 9, 4], [1, 1, 2, 2]]).isnan().tolist() == [False, True]   # face 1 shows nothing
+    with pytest.raises(ValueError, match='face 1'): nme(OFF, TRUE, norm)     # without a box nobody leaves the table by itself
+    kept = norm.isfinite()[:, None].expand(2, 4)
+    assert nme(OFF, TRUE, norm, kept)[0] == pytest.approx(100 / 4 / 6)
+    assert summary(OFF[:1], TRUE[:1], kind='given', boxes=boxes[:1])['nme'] == pytest.approx(100 / 4 / 6)
+
+
+def test_mean_over_points_is_one_mean():
+    true, predicted, visible = faces(3)
+    norm = normaliser(true, visible, 'box')
+    distance = np.linalg.norm((predicted - true).numpy(), axis=-1) / norm.numpy()[:, None]
+    shown = visible.numpy()
+    assert mean_nme(predicted, true, norm, visible, 'points') == pytest.approx(100 * distance[shown].mean(), rel=1e-12)
+    by_face = np.mean([d[v].mean() for d, v in zip(distance, shown)])
+    assert mean_nme(predicted, true, norm, visible) == pytest.approx(100 * by_face, rel=1e-12)
+    assert mean_nme(predicted, true, norm) == pytest.approx(mean_nme(predicted, true, norm, average='points'))   # all visible: the same
+    hidden = normaliser(TRUE, MASK, 'diag')
+    assert mean_nme(OFF, TRUE, hidden, MASK) == mean_nme(OFF, TRUE, hidden, MASK, 'points') == 0
+
+
+@pytest.mark.parametrize('t', [5, 7, 8, 10])
+def test_published_areas_against_their_definitions(t):
+    "Each rule once more in plain loops over fractions."
+    errors = np.random.default_rng(t).lognormal(np.log(2.), 0.5, 300)
+    e, cut = errors / 100, t / 100
+    grid = np.arange(0, cut + 1e-4, 1e-4)
+    assert auc(errors, t, 'simpson') == pytest.approx(100 * integrate.simpson([np.mean(e <= x) for x in grid], x=grid) / cut, abs=1e-9)
+    bins = [i / 999 for i in range(10 * t)]
+    assert auc(errors, t, 'fan') == pytest.approx(100 * np.mean([np.mean(e < b) for b in bins]), abs=1e-9)
+    x, area = sorted(e), 0.
+    for k in range(len(x) - 1):
+        if x[k + 1] < cut: area += (x[k + 1] - x[k]) * (2 * k + 3) / 2 / len(x)
+        elif x[k] < cut: area += (cut - x[k]) * (k + 1 + (cut - x[k]) / (x[k + 1] - x[k]) / 2) / len(x)
+    area += max(cut - x[-1], 0)
+    assert auc(errors, t, 'luvli') == pytest.approx(100 * area / cut, abs=1e-9)
+    assert auc(errors, t, 'spiga') == pytest.approx(auc(errors, t), abs=0.02)
+
+
+def test_luvlis_area_of_few_faces():
+    assert auc([8., 9.], 7, 'luvli') == 0 and auc([3.5], 7, 'luvli') == pytest.approx(50) and auc([0., 7.], 7, 'luvli') == pytest.approx(75)
+
+
+def test_the_simpson_grid_overshoots_at_seven_and_not_at_eight():
+    assert auc([0.], 7, 'simpson') == pytest.approx(100 * 0.0701 / 0.07) and auc([0.], 8, 'simpson') == pytest.approx(100)
+
+
+def test_published_areas_differ_as_known():
+    "One network on the 300W test, t = 0.07: exact 71.003, LUVLi 71.072, Simpson 71.146, FAN 70.307; to four sd of sampling."
+    known = dict(luvli=71.072, simpson=71.146, fan=70.307)
+    errors = np.random.default_rng(0).lognormal(np.log(1.9), 0.36, 600)
+    found = {rule: auc(errors, 7, rule) - auc(errors, 7) for rule in known}
+    assert abs(auc(errors, 7) - 71.003) < 2
+    for rule, sd in dict(luvli=0.003, simpson=0.002, fan=0.018).items(): assert abs(found[rule] - (known[rule] - 71.003)) < 4 * sd
+    assert found['fan'] < 0 < found['luvli'] < found['simpson']
+
+
+def test_lost_faces_in_published_areas():
+    for rule in AUC_RULES:
+        assert auc([1., 2., np.inf], 7, rule) == pytest.approx(2 / 3 * auc([1., 2.], 7, rule), abs=0.01)
+        assert auc([np.inf, np.inf], 7, rule) == auc([50., 60.], 7, rule) == 0
+
+
+def test_score_and_parts_by_hand():
+    assert score(ERRORS + [np.nan], 8) == dict(faces=6, scored=5, nme=4.6, cutoff=8, auc=auc(ERRORS, 8), failure_rate=20)
+    assert score(ERRORS, 7, 'simpson')['auc'] == auc(ERRORS, 7, 'simpson')
+    rows = part_scores(ERRORS, dict(low=[True, True, False, False, False], none=np.zeros(5, bool)), 8)
+    assert rows['low']['nme'] == 1.5 and rows['low']['faces'] == 2
+    assert rows['none']['scored'] == 0 and np.isnan([rows['none'][k] for k in ('nme', 'auc', 'failure_rate')]).all()
+    lost = part_scores([1., np.nan], dict(lost=[False, True]))['lost']
+    assert lost['faces'] == 1 and lost['scored'] == 0 and np.isnan(lost['nme'])
+
+
+def test_landmarks_and_regions_by_hand():
+    norm, visible = normaliser(TRUE, kind='diag'), np.array([[True] * 4, [True, False, True, False]])
+    assert landmark_errors(OFF, TRUE, norm, visible).tolist() == [25, 0, 25, 20]
+    assert landmark_errors(OFF, TRUE, norm, visible & [True, True, True, False])[3].isnan()
+    regions = region_errors(OFF, TRUE, norm, visible, regions=dict(top=(0, 1), last=(3,)))
+    assert regions['top'].tolist() == [0, 50] and regions['last'][0] == 20 and regions['last'][1].isnan()
+
+
+def test_masked_rubbish_in_landmark_errors():
+    visible = np.array([[True, True, True, False]] * 2)
+    rubbish = np.where(visible[..., None], OFF, np.nan)
+    assert landmark_errors(rubbish, TRUE, normaliser(TRUE, kind='diag'), visible)[:3].tolist() == [25, 25, 25]
+
+
+def test_the_49_inner_points():
+    "The 68 without jaw and inner mouth corners; the outer eye corners become 19 and 28."
+    assert len(INNER_49) == 49 and not set(INNER_49) & {*range(17), 60, 64} and (INNER_49[19], INNER_49[28]) == EYES
+    true, predicted, visible = faces(5)
+    eyes, index = normaliser(true, scheme=EYES), list(INNER_49)
+    cut = nme(predicted[:, index], true[:, index], normaliser(true[:, index], scheme=(19, 28)), visible[:, index])
+    torch.testing.assert_close(region_errors(predicted, true, eyes, visible, regions=dict(inner=INNER_49))['inner'], cut)
+
+
+@pytest.mark.parametrize('degrees', [-80, -45, -10, 0, 10, 30, 60])
+def test_yaw_of_a_head_in_space(degrees):
+    "Eyes 9 cm apart, nose tip 4.5 cm before them: turned, nodding and tilted in orthographic view."
+    head = np.zeros((68, 3))
+    head[[36, 45, 48, 54, 30]] = [-4.5, 0, 0], [4.5, 0, 0], [-2.5, 7, 0], [2.5, 7, 0], [0, 3.5, 4.5]
+    a, tilt = np.radians(degrees), np.radians(25)
+    turned = head @ np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]).T
+    flat = turned[:, :2] @ np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]).T * 17 + 100
+    assert yaw(flat[None]).item() == pytest.approx(degrees, abs=1e-9)
+    mirrored = flat[None] * [-1, 1]
+    swapped = mirrored[:, [*range(36), 45, *range(37, 45), 36, 46, 47, 54, *range(49, 54), 48, *range(55, 68)]]
+    assert yaw(swapped).item() == pytest.approx(-degrees, abs=1e-9)
+    five = flat[None][:, [36, 45, 48, 54, 30]]
+    assert yaw(five, range(5)).item() == pytest.approx(degrees, abs=1e-9)
+
+
+def test_yaw_of_other_schemes_is_of_the_same_points(shared_data):
+    "WFLW's test faces are given as 68 of the 98 points; its 'largepose' flag and the estimate agree on 97 % of pairs."
+    faces = np.load(shared_data / 'annotations' / 'wflw_test_68of98_2500.npz')
+    turned, large = yaw(faces['points']).abs().numpy(), faces['attributes'][:, 0] == 1
+    assert stats.mannwhitneyu(turned[large], turned[~large]).statistic / (large.sum() * (~large).sum()) > 0.97
+    trained = np.load(shared_data / 'annotations' / 'wflw_train_750of7500_normcrop.npz')['points']
+    assert np.corrcoef(yaw(trained), yaw(trained, (60, 72, 76, 82, 57)))[0, 1] > 0.9       # the tip and the point below it
+    aflw = np.load(shared_data / 'annotations' / 'aflw19_test_4386_normcrop.npz')['points']
+    assert 0.2 < np.mean(np.abs(yaw(aflw).numpy()) > 30) < 0.6                             # AFLW is known for its poses
+
+
+def test_pose_bins_hold_each_face_once():
+    bins = pose_bins([0, -29.9, 30, -60, 90, np.nan])
+    assert {k: v.nonzero().flatten().tolist() for k, v in bins.items()} == {'|yaw| 0-30': [0, 1], '|yaw| 30-60': [2], '|yaw| 60-90': [3, 4]}
+
+
+# ---- trembling
+
+def test_jitter_by_hand():
+    "One point that stands still and is found at 0, 3, 0, 3: second differences 6, first differences 3."
+    true, found = np.zeros((4, 1, 2)), np.zeros((4, 1, 2))
+    found[:, 0, 0] = 0, 3, 0, 3
+    assert jitter(found, true) == (6, 6, 0, 3)
+    assert jitter(found, true, norm=[1, 100, 200, 300]) == pytest.approx((4.5, 4.5, 0, (3 + 1.5 + 1) / 3))   # 6 %, 3 %; 3 %, 1.5 %, 1 %
+    assert jitter(true, found) == (-6, 0, 6, 3)
+    assert jitter(found + 7, found) == (0, 6, 6, 0)                          # a constant offset does not tremble
+
+
+def test_jitter_skips_what_is_hidden():
+    true, found = np.zeros((6, 2, 2)), np.zeros((6, 2, 2))
+    found[:, 0, 0], found[:, 1, 1] = [0, 1, 0, 1, 0, 1], np.arange(6) ** 2
+    found[4, 1] = np.nan
+    visible = np.ones((6, 2), bool)
+    visible[4, 1] = False
+    bend = [2] * 4 + [2, 2]                                                  # the second point: only frames 0-3 hold triples
+    speed = [1] * 5 + [1, 3, 5]
+    assert jitter(found, true, visible) == pytest.approx((np.mean(bend), np.mean(bend), 0, np.mean(speed)))
+
+
+def test_jitter_of_white_noise():
+    noise = np.random.default_rng(0).standard_normal((4000, 5, 2))
+    found = jitter(noise, 0 * noise)
+    for value, variance in ((found.predicted, 1 + 4 + 1), (found.velocity, 1 + 1)):
+        assert value == pytest.approx((variance * np.pi / 2)**.5, rel=0.02)
+
+
+def test_videos_by_name():
+    true = dict(a=np.zeros((4, 1, 2)), b=np.zeros((3, 1, 2)))
+    found = dict(a=true['a'] + 1, b=true['b'] + np.array([0, 1, 0])[:, None, None])
+    both = video_jitter(found, true)
+    assert both['a'] == (0, 0, 0, 0) and both['b'] == jitter(found['b'], true['b'])
+    with pytest.raises(ValueError, match='video b: '): video_jitter(found | dict(b=found['b'][:2]), true)
+    with pytest.raises(ValueError, match='video b: expected a landmark that three'): video_jitter(
+        {k: v[:2] if k == 'b' else v for k, v in found.items()}, {k: v[:2] if k == 'b' else v for k, v in true.items()})
+    with pytest.raises(ValueError, match="predicted .'a'. and true .'a', 'b'."): video_jitter(dict(a=found['a']), true)
+
+
+# ---- the bootstrap
+
+@pytest.mark.parametrize('statistic', ['nme', 'auc', 'failure_rate'])
+def test_bootstrap_against_scipy(statistic):
+    errors = np.random.default_rng(1).lognormal(1.5, 0.6, 400)
+    function = dict(nme=np.mean, auc=lambda e, axis: 100 * np.maximum(8 - e, 0).mean(axis) / 8,
+                    failure_rate=lambda e, axis: 100 * (e > 8).mean(axis))
+    reference = stats.bootstrap((errors,), function[statistic], n_resamples=4000, method='percentile', rng=np.random.default_rng(5))
+    found = bootstrap(errors, statistic, 8, samples=4000)
+    low, high = reference.confidence_interval
+    assert found.value == pytest.approx(dict(nme=errors.mean(), auc=auc(errors, 8), failure_rate=failure_rate(errors, 8))[statistic])
+    assert abs(found.low - low) < 0.1 * (high - low) and abs(found.high - high) < 0.1 * (high - low)
+
+
+def test_bootstrap_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    inside = [f.low <= np.exp(0.125) <= f.high for f in (bootstrap(rng.lognormal(0, 0.5, 200), samples=400, seed=i) for i in range(300))]
+    assert 0.90 < np.mean(inside) < 0.98
+
+
+def test_paired_difference():
+    "Faces are redrawn in pairs: a constant gain has no width; redrawing each alone would be as wide as the faces differ."
+    rng = np.random.default_rng(2)
+    hard = rng.lognormal(1, 0.5, 300)
+    assert bootstrap(hard + 0.5, other=hard) == pytest.approx((0.5, 0.5, 0.5))
+    found, noise = bootstrap(hard + rng.normal(0.1, 0.2, 300), other=hard), 1.96 * 0.2 / 300**.5
+    assert found.high - found.low == pytest.approx(2 * noise, rel=0.2)
+    swapped = bootstrap(hard, 'auc', 8, hard + 0.5)
+    assert swapped.value == pytest.approx(auc(hard, 8) - auc(hard + 0.5, 8)) and swapped.low > 0
+
+
+def test_bootstrap_is_seeded_and_leaves_out_faces_without_error():
+    assert bootstrap(ERRORS) == bootstrap(ERRORS + [np.nan]) != bootstrap(ERRORS, seed=1)
+    wide, narrow = bootstrap(ERRORS, level=99), bootstrap(ERRORS, level=50)
+    assert wide.low <= narrow.low <= narrow.high <= wide.high
+    assert bootstrap([1., np.inf], 'failure_rate', 8).value == 50
+    assert face_values([1., np.nan], 'failure_rate', 8).isnan().tolist() == [False, True]
 
 
 # ---- properties
@@ -187,7 +403,32 @@ def test_inputs_are_not_changed():
     (lambda: failure_rate(ERRORS, float('nan')), 'cutoff'),
     (lambda: auc([], 8), 'no face'),
     (lambda: ced([float('nan')], [1.]), 'no face'),
-    (lambda: auc([-1.], 8), '>= 0')])
+    (lambda: auc([-1.], 8), '>= 0'),
+    (lambda: auc([1.], 8, 'simpsons'), "unknown rule 'simpsons'; known: simpson"),
+    (lambda: normaliser(TRUE, kind='given'), 'needs boxes'),
+    (lambda: normaliser(TRUE, kind='given', boxes=[[0, 0, 1, 1]]), r'expected \(2, 4\).*got \(1, 4\)'),
+    (lambda: normaliser(TRUE, kind='given', boxes=[[0, 0, 1, 1], [4, 4, 2, 2]]), 'face 1'),
+    (lambda: normaliser(TRUE, kind='given', boxes=[[0, 0, 1, 1], [0, 0, np.nan, 1]]), 'face 1'),
+    (lambda: normaliser(TRUE, kind='given', boxes=[[0, 0, np.inf, 1], [0, 0, 1, 1]]), 'face 0'),
+    (lambda: mean_nme(OFF, TRUE, [1., 1.], average='point'), "unknown average 'point'; known: points"),
+    (lambda: mean_nme(OFF, TRUE, [1., 1.], MASK & ~MASK, 'points'), 'no face'),
+    (lambda: part_scores(ERRORS, dict(some=[True])), r"part 'some'.*\(5,\)"),
+    (lambda: part_scores(ERRORS, dict(some=[1] * 5)), r"part 'some'.*bool"),
+    (lambda: region_errors(OFF, TRUE, [1., 1.], regions=dict(ears=(2, 4))), r"region 'ears'.*0\.\.3"),
+    (lambda: region_errors(OFF, TRUE, [1., 1.], regions=dict(ears=())), "region 'ears'"),
+    (lambda: landmark_errors(OFF, TRUE, [1.]), 'one per face'),
+    (lambda: yaw(TRUE), 'marks are known for'),
+    (lambda: pose_bins([1.], (30, 0)), 'rising'),
+    (lambda: jitter(OFF[:, :, :1], TRUE), r'\(N, K, 2\)'),
+    (lambda: jitter(OFF, TRUE), 'three successive frames show'),
+    (lambda: jitter(OFF, TRUE, norm=[1.]), 'one per face'),
+    (lambda: bootstrap([1., 2.], 'mean'), "unknown statistic"),
+    (lambda: bootstrap([1.]), '2 faces'),
+    (lambda: bootstrap([1., 2.], level=100), 'level'),
+    (lambda: bootstrap([1., np.inf]), 'infinite'),
+    (lambda: bootstrap([1., -2.]), '>= 0'),
+    (lambda: bootstrap([1., 2.], other=[1.]), 'expected 2 faces'),
+    (lambda: bootstrap([1., 2.], other=[np.nan, 2.]), 'face 0')])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message): call()
 

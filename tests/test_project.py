@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / 'nbs').glob('*.ipynb'))
 MODULES = sorted(p for p in (ROOT / 'subpixel_nb').glob('*.py') if not p.name.startswith('_'))
 TOP = {'.ci', '.gitattributes', '.gitignore', 'LICENSE', 'MANIFEST.in', 'README.md', 'figures', 'nbs', 'pyproject.toml',
        'settings.ini', 'setup.py', 'subpixel_nb', 'tests'}
-TRAINING_PATH = re.compile(r'(?!04)(0\d|10|11)_')          # the lessons whose modules a bare GPU node imports
+TRAINING_PATH = re.compile(r'(?!04)(0\d[a-z]?|10|11)_')          # the lessons whose modules a bare GPU node imports
 SCREEN = ['matplotlib', 'plotly', 'ipywidgets', 'IPython', 'ipykernel', 'jupyter_core', 'jupyterlab', 'notebook',
           'nbformat', 'nbclient', 'nbdev', 'papermill', 'execnb', 'fastcore']
 
@@ -119,12 +119,12 @@ def test_readme_sets_up_in_two_commands():
 def test_module_has_one_notebook(module):
     found = [p.name for p in exporters().get(module.stem, [])]
     assert len(found) == 1, f'{module.name} should be exported by one notebook, not by {found}'
-    assert re.fullmatch(rf'\d\d_{module.stem}\.ipynb', found[0])
+    assert re.fullmatch(rf'\d\d[a-z]?_{module.stem}\.ipynb', found[0])
 
 
 @pytest.mark.parametrize('module', MODULES, ids=notebook_id)
 def test_module_imports_only_from_above(module):
-    order = {name: paths[0].name[:2] for name, paths in exporters().items()}
+    order = {name: paths[0].name.split('_')[0] for name, paths in exporters().items()}
     names = imported(ast.parse(module.read_text(encoding='utf-8')))
     own = {name.split('.')[1] for name in names if name.startswith('subpixel_nb.')}
     late = [f'{name} ({order.get(name, "no lesson")})' for name in own if order.get(name, '99') >= order[module.stem]]
@@ -161,12 +161,13 @@ def test_requirements_are_what_is_imported():
         tops -= {*sys.stdlib_module_names, 'subpixel_nb', *(p.stem for p in (ROOT / 'tests').glob('*.py'))}
         return {normal(owners[top][0]) if top in owners else top for top in tops}
 
-    required, dev = listed('requirements'), listed('dev_requirements')
+    required, dev, video = listed('requirements'), listed('dev_requirements'), listed('video_requirements')
     package = owned(ast.parse(p.read_text(encoding='utf-8')) for p in MODULES)
     lessons = owned(python(cell['source']) for path in NOTEBOOKS for cell in code(path))
     tests = owned(ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'tests').glob('*.py'))
-    assert package | lessons <= required, 'imported by a notebook, not in settings.ini requirements'
-    assert tests <= required | dev, 'imported by a test, in neither list of settings.ini'
+    assert package | lessons <= required | video, 'imported by a notebook, not in settings.ini requirements'
+    assert video <= package | lessons and not video & required, 'an extra that nothing imports, or that is no extra'
+    assert tests <= required | dev | video, 'imported by a test, in no list of settings.ini'
     programs = {'jupyterlab', 'papermill', 'ipykernel'}
     assert required - programs <= package | lessons, 'required, but no notebook imports it'
 

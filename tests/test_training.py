@@ -1,13 +1,14 @@
 "Configs, files and the loop of subpixel_nb.training, on small drawn faces."
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from subpixel_nb.datasets import load_faces
-from subpixel_nb.training import (SCHEDULES, build_network, configure, face_errors, job_parameters, load_state, load_weights,
+from subpixel_nb.training import (SCHEDULES, build_network, configure, evaluation_config, face_errors, job_parameters, load_state, load_weights,
                                   predict, read_metrics, save_state, save_weights, train, write_atomic)
 
 SMALL = dict(dataset='synthetic', width=8, stacks=1, size=64, depth=2, epochs=3, batch=8, lr=3e-3, limit=24, test_every=2,
@@ -174,3 +175,30 @@ def test_predict_reads_heatmaps_where_the_faces_are(faces):
         odd = dataclasses.replace(test, points=test.points[:, :4], visible=test.visible[:, :4],
                                   scheme=dataclasses.replace(test.scheme, name='own4', points=4, pairs=None, eyes=(), pupils=(), regions={}))
         predict(Oracle(), odd)
+
+
+def test_init_begins_with_another_runs_weights(faces, tmp_path):
+    "With a learning rate of next to nothing, what comes out is what went in; another network is refused, with the difference."
+    first = train(configure(**SMALL | dict(epochs=1), output=str(tmp_path / 'first')), *faces)
+    still = SMALL | dict(epochs=1, lr=1e-12, init=str(tmp_path / 'first'))
+    second = train(configure(**still, seed=5, output=str(tmp_path / 'second')), *faces)
+    drift = max((a - b).abs().max().item() for a, b in zip(first.parameters(), second.parameters()))
+    assert drift < 1e-9 < max((a - b).abs().max().item() for a, b in zip(first.parameters(), build_network(
+        configure(**SMALL, seed=5), 68).parameters()))
+    with pytest.raises(ValueError, match='another network .width 8 there, 16 here'):
+        train(configure(**still | dict(width=16), output=str(tmp_path / 'third')), *faces)
+    with pytest.raises(FileNotFoundError, match='no trained network here'):
+        train(configure(**still | dict(init=str(tmp_path / 'none')), output=str(tmp_path / 'fourth')), *faces)
+
+
+def test_test_on_names_another_protocol(faces, tmp_path):
+    config = configure(**SMALL, test_on='300w', test_root='there')
+    assert config.tested == ('300w', 'there') and configure(**SMALL, root='here').tested == ('synthetic', 'here')
+    with pytest.raises(ValueError, match="unknown dataset '300'"): configure(**SMALL, test_on='300')
+    train(replace(config, epochs=1, output=str(tmp_path / 'run')), *faces)
+    known, _ = evaluation_config(tmp_path / 'run')
+    assert (known.dataset, known.root, known.test_on) == ('300w', 'there', None)
+    given, _ = evaluation_config(tmp_path / 'run', dataset='300w-private')
+    assert (given.dataset, given.root) == ('300w-private', None)
+    given, _ = evaluation_config(tmp_path / 'run', dataset='synthetic')
+    assert (given.dataset, given.root) == ('synthetic', None)
