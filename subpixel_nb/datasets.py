@@ -420,8 +420,11 @@ def read_split(dataset: str | Dataset, split: str, root: Path | str, on_error: s
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise ValueError(f'limit must be an integer of at least 1, or None for all; got {limit!r}')
     part, root, problems = dataset.split(split), Path(root).expanduser(), []
-    faces = _sound(_present(dataset.reader(dataset, part, root, problems), problems), problems)
-    what = f'{dataset.name}, split {part.name}, in {root}'
+    what, described = f'{dataset.name}, split {part.name}, in {root}', dataset.reader(dataset, part, root, problems)
+    faces = _present(described, problems)
+    if described and not faces:
+        raise FileNotFoundError(f'{what}: not one of the {len(described)} photos is there, not {described[0].photo}. {dataset.source}')
+    faces = _sound(faces, problems)
     _settle(problems, len(faces) + len(problems), what, on_error)
     if not faces: raise FileNotFoundError(f'{what}: not one face with a photo and points. {dataset.source}')
     _check_count(dataset, part, faces)

@@ -178,8 +178,9 @@ def rows(seen: Probe) -> list[tuple[str, str, str, str, str]]:
             for name, p in seen.points.items()]
 
 
-def table_html(seen: Probe, caption: str) -> str:
-    "The table of a probe: a row per decoder, its mark in front."
+def table_html(seen: Probe, source: str) -> str:
+    "The table of a probe: a row per decoder, its mark in front; its caption names the source and the truth."
+    caption = f'{source}: truth ' + ('not known' if seen.truth is None else f'{seen.truth[0]:.4f}, {seen.truth[1]:.4f} px')
     body = ''
     for (_, letter, colour), (name, x, y, error, best) in zip(marks().values(), rows(seen)):
         mark = f'<td aria-hidden="true" style="color:{colour}">{letter}</td>'
@@ -236,7 +237,8 @@ STYLE = """
 .explorer table :is(th[scope=row], td + th) { text-align: left; }
 .explorer table thead { border-bottom: 1px solid; }
 .explorer table .best * { font-weight: bold; }
-.explorer caption, .explorer p { text-align: left; white-space: normal; color: var(--jp-content-font-color1, inherit); line-height: 1.4; margin: 4px 0; }
+.explorer caption, .explorer p { color: var(--jp-content-font-color1, inherit); text-align: left; white-space: normal; }
+.explorer caption, .explorer p { line-height: 1.4; margin: 4px 0; }
 .explorer svg :is([class$=tick], .cbaxis, .annotation) text { fill: var(--jp-content-font-color1, #808080) !important; }
 .explorer .modebar { display: none; }
 """
@@ -246,6 +248,10 @@ class Readout(anywidget.AnyWidget):
     "A table, and under it a live line; both are replaced in place."
     table, summary = traitlets.Unicode().tag(sync=True), traitlets.Unicode().tag(sync=True)
     _esm, _css = SCRIPT, STYLE
+
+    def show(self, seen: Probe, source: str) -> None:
+        "Table and summary of a probe, in one message."
+        with self.hold_sync(): self.table, self.summary = table_html(seen, source), summary(seen)
 
 # %% ../nbs/04_explore.ipynb #6377291f
 SLIDERS = {'tau': (10., .5, 40., .5), 'window': (5, 3, 15, 2), 'sigma': (1.5, .5, 3., .05), 'x': (.3, -.5, .5, .05),   # value, least,
@@ -282,41 +288,36 @@ def scene(given: Given, v: dict) -> tuple[Tensor, Tensor | None]:
 
 # %% ../nbs/04_explore.ipynb #86f81c90
 class Explorer:
-    """Sliders, figure and table over ideal Gaussians and, if given, a network's heatmaps. `explore` checks what it is given.
+    """Widgets by name (`controls`), the probe that they ask for (`seen`), and what shows it (`figure`, `readout`, all in `view`).
 
-    `controls` are the widgets by name, `seen` the probe on the screen, `figure` and `readout` what shows it. What a figure is
-    told before a page has drawn it is lost there (plotly 7), so one that was told something is made anew for the page."""
-
+    What a figure is told before a page has drawn it is lost there (plotly 7), so it is then made anew for the page."""
     def __init__(self, given: Given = Given()):
         self.given, self.controls, self.figure, self.readout = given, controls(given.names), canvas(), Readout()
         self.left = widgets.VBox([*self.controls.values(), self.readout])
         if given.heatmaps is not None: self.controls['source'].value, self.controls['noise'].value = 0, 0.
         self.view = widgets.Box(layout=widgets.Layout(flex_flow='row wrap', align_items='flex-start')).add_class('explorer')
-        self.refresh()
-        self.renew()
+        self.refresh(), self.renew()
         for control in self.controls.values(): control.observe(self.refresh, 'value')
         self.readout.on_msg(lambda *_: self.renew())
 
     def renew(self) -> None:
         "A figure whose first state is the present one, if the one there is was told something since it was made."
         if not self.told: return
-        self.figure, self.told = go.FigureWidget(self.figure), False
+        old, self.figure, self.told = self.figure, go.FigureWidget(self.figure), False
         self.view.children = self.left, self.figure
+        if isinstance(old, go.FigureWidget): old.close()
 
     def refresh(self, _change: object = None) -> None:
         "Show what the controls say: all that a moved slider does."
         v = {name: control.value for name, control in self.controls.items()}
         ideal, source = v['source'] == IDEAL, self.controls['source'].label
         for name in ('x', 'y', 'amplitude'): self.controls[name].disabled = not ideal
-        seen = probe(*scene(self.given, v), v['tau'], v['window'], v['sigma'])
-        self.seen, self.told = seen, True
-        place = 'truth not known' if seen.truth is None else f'truth {seen.truth[0]:.4f}, {seen.truth[1]:.4f} px'
-        with self.readout.hold_sync():
-            self.readout.table = table_html(seen, f'{source}: {place}' + ('' if ideal else ' (x, y, amplitude do not apply)'))
-            self.readout.summary = summary(seen)
+        self.seen = seen = probe(*scene(self.given, v), v['tau'], v['window'], v['sigma'])
+        self.readout.show(seen, source if ideal else f'{source} (x, y, amplitude do not apply)')
         height = v['amplitude'] if ideal else max(round(seen.heatmap.max().item(), 2), 0.01)
-        draw(self.figure, seen, kept_bias_map(v['bias'], v['sigma'], v['tau'], v['window'], height),
-             ('heatmap', f'patch, {v["window"]} x {v["window"]}', f'softmax({v["tau"]:g} h)', f'bias of {v["bias"]}, amplitude {height:g}'))
+        titles = 'heatmap', f'patch, {v["window"]} x {v["window"]}', f'softmax({v["tau"]:g} h)', f'bias of {v["bias"]}, amplitude {height:g}'
+        draw(self.figure, seen, kept_bias_map(v['bias'], v['sigma'], v['tau'], v['window'], height), titles)
+        self.told = True
 
     def __repr__(self) -> str:
         "What is on the screen, for readers who have none."

@@ -40,7 +40,7 @@ def absent(dataset: Dataset, split: Split, root: Path, sought: Sequence[str], en
     deeper = (q for p in below for q in sorted(p.glob('*')) if q.is_dir())
     near = (p for group in ((root.parent, root.parent.parent), below, deeper) for p in group)
     meant = next((p for p in near if enough((p / s).exists() for s in sought)), None)
-    lacking = ', '.join(s for s in sought if not (root / s).exists())
+    lacking = ', '.join(s for s in sought if not (root / s).exists()) or f'photos in {", ".join(sought)}'
     kind = 'a file' if root.exists() else 'not there'
     state = f'has no {lacking}' if root.is_dir() else f'is {kind}; it should be a folder with {lacking}'
     hint = f' Did you mean root {meant}?' if meant else ''
@@ -162,13 +162,14 @@ register(Dataset('cofw', SCHEMES[29], (Split('train', 1345), Split('test', 507))
 # %% ../nbs/05b_releases.ipynb #91e88526
 def read_cofw68(dataset: Dataset, split: Split, root: Path, problems: list[DataError]) -> list[Face]:
     "COFW-68: 68 points, 1-based, with occlusion flags and boxes, on the photos of COFW's test file."
-    photos, folder, boxes = locate(dataset, split, root, 'COFW_test_color.mat', 'test_annotations', 'cofw68_test_bboxes.mat')
-    [cells], [given] = read_hdf5(photos, 'IsT'), read_mat(boxes, 'bboxes')
-    given, faces = numbers(boxes, 'bboxes', given, cells.size, 4), []
+    folder, boxes = locate(dataset, split, root, 'test_annotations', 'cofw68_test_bboxes.mat')
+    photos, [given] = root / 'COFW_test_color.mat', read_mat(boxes, 'bboxes')
+    total = read_hdf5(photos, 'IsT')[0].size if photos.is_file() else len(given)       # without its photos it can still be counted
+    given, faces = numbers(boxes, 'bboxes', given, total, 4), []
     for i, box in enumerate(given, 1):
         file = folder / f'{i}_points.mat'
         try:
-            if not file.is_file(): raise DataError(file, f'it is not there: {photos.name} holds {cells.size} photos')
+            if not file.is_file(): raise DataError(file, f'it is not there: {photos.name} holds {total} photos')
             points, occluded = read_mat(file, 'Points', 'Occ')
             points = numbers(file, 'Points', points, 68, 2) - 1
             occluded = numbers(file, 'Occ', occluded, 1, 68)[0] > 0.5
@@ -230,7 +231,7 @@ _LP_FLIP = {f'{name}_Flip': count for name, count in _LP.items()}
 
 def read_300w_lp(dataset: Dataset, split: Split, root: Path, problems: list[DataError]) -> list[Face]:
     "A split of 300W-LP: 68 points as found, from landmarks/<SET> or from the file beside each photo."
-    present, faces = [f for f in split.folders if (root / f).is_dir()], []
+    present, faces = [f for f in split.folders if any((root / f).glob('*.jpg'))], []
     if not present: raise absent(dataset, split, root, list(split.folders), any)
     for folder in present:
         photos, apart = sorted((root / folder).glob('*.jpg')), root / 'landmarks' / folder
@@ -532,7 +533,7 @@ def read_coco(dataset: Dataset, split: Split, root: Path, problems: list[DataErr
         warnings.warn(f'{listing}: {empty} of {len(annotations)} annotations have no labelled keypoint and are passed over', stacklevel=3)
     return _listed(dataset, split, root, listing, _same_count(listing, faces, problems), base)
 
-
+# %% ../nbs/05b_releases.ipynb #36caf85c
 def _coco_face(listing: Path, place: str, annotation: dict, names: dict, folder: Path, base: int, graded: bool) -> Face | None:
     "One annotation; None if nothing is labelled. `graded`: v tells occluded (1) from clear (2)."
     try:
@@ -552,7 +553,7 @@ def _coco_face(listing: Path, place: str, annotation: dict, names: dict, folder:
     return Face(photo, torch.tensor(np.stack([x, y], 1) - base).float(), torch.tensor(v > 0), photo.relative_to(folder).as_posix(),
                 _xywh(box, base) if box else None, occluded=torch.tensor(v == 1) if graded else None)
 
-# %% ../nbs/05b_releases.ipynb #36caf85c
+# %% ../nbs/05b_releases.ipynb #9d88da10
 for _name, _reader, _kind in (('csv', read_csv, 'csv'), ('coco', read_coco, 'json')):
     for _base, _suffix in ((0, ''), (1, '-base1')):
         register(Dataset(_name + _suffix, None, tuple(map(Split, ('train', 'test', 'valid', 'all'))), 'train', 'test',

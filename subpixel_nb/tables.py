@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TESTS', 'YEARS', 'TABLES', 'Results', 'KINDS', 'RENDERERS', 'Column', 'column', 'Row', 'PaperTable', 'find_table',
-           'tables_for', 'View', 'beside', 'escape_latex', 'escape_markdown', 'escape_html', 'Kind', 'render',
-           'save_tables', 'best_gains', 'worst']
+           'tables_for', 'View', 'trained_alike', 'beside', 'escape_latex', 'escape_markdown', 'escape_html', 'Kind',
+           'render', 'save_tables', 'best_gains', 'worst']
 
 # %% ../nbs/12b_tables.ipynb #1c9f60f6
 import html
@@ -18,7 +18,7 @@ from typing import Callable, Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from .datasets import CATALOGUE
+from .datasets import CATALOGUE, find_dataset
 from .geometry import unknown
 from .training import write_atomic
 
@@ -35,6 +35,7 @@ class Column:
     faces: int | None            # official number; None: not known here
     unit: str = '%'              # '' where a fraction is printed
     part: str = ''               # what tells two columns of one key apart in print
+    doubt: str = ''              # why a number of ours under the same key may still not be comparable
 
     @property
     def key(self) -> str:
@@ -52,14 +53,16 @@ class Column:
         return 1 if self.metric == 'AUC' else -1
 
 # %% ../nbs/12b_tables.ipynb #3c8412ea
-# Landmarks and faces of each test set: the paper's appendix A; common and challenge: the released lists. None: not known here.
+# Landmarks and faces of each test set: the paper's appendix A; common and challenge: the released lists;
+# menpo: as LUVLi counts. None: not known here.
 TESTS: dict[str, tuple[int, dict[str, int | None]]] = {
     'wflw': (98, {'': 2500}), '300w': (68, {'': 689, 'common': 554, 'challenge': 135}), '300w-private': (68, {'': 600}),
-    'cofw': (29, {'': 507}), 'cofw68': (68, {'': 507}), 'aflw': (19, {'': 4386, 'frontal': 1314}), 'menpo': (68, {'': None}),
+    'cofw': (29, {'': 507}), 'cofw68': (68, {'': 507}), 'aflw': (19, {'': 4386, 'frontal': 1314}), 'menpo': (68, {'': 6679}),
     '300vw-c': (68, {'': None})}
 
 
-def column(key: str, dataset: str, subset: str = '', unit: str = '%', part: str = '', points: int | None = None) -> Column:
+def column(key: str, dataset: str, subset: str = '', unit: str = '%', part: str = '', points: int | None = None,
+           doubt: str = '') -> Column:
     "The Column of a key such as 'NME_ic' or 'AUC_box@7' on a test set of `TESTS`."
     found = re.fullmatch(r'(NME|AUC|FR)_(ic|box|diag)(?:@(\d+(?:\.\d+)?))?', key)
     if not found or (found[1] == 'NME') != (found[3] is None):
@@ -67,7 +70,7 @@ def column(key: str, dataset: str, subset: str = '', unit: str = '%', part: str 
     if dataset not in TESTS: raise unknown('dataset', dataset, TESTS)
     if subset not in TESTS[dataset][1]: raise unknown(f'subset of {dataset}', subset, TESTS[dataset][1])
     return Column(found[1], found[2], float(found[3]) if found[3] else None, dataset, subset, points or TESTS[dataset][0],
-                  TESTS[dataset][1][subset], unit, part)
+                  TESTS[dataset][1][subset], unit, part, doubt)
 
 # %% ../nbs/12b_tables.ipynb #05733169
 # Year of each legible reference, from the paper's own list.
@@ -284,8 +287,9 @@ _table('13', 'Comparison against the state-of-the-art on the COFW-29 dataset', _
 
 # %% ../nbs/12b_tables.ipynb #e958acd5
 _AFLW = 'trains on AFLW, 20000 faces; tests on its 4386, of which 1314 frontal; 19 points'
-_AFLW_COLUMNS = [column('NME_diag', 'aflw', part='Full'), column('NME_diag', 'aflw', 'frontal', part='Frontal'),
-                 column('NME_box', 'aflw', part='Full'), column('AUC_box@7', 'aflw', part='Full')]
+_BOX = 'ours by the tight landmark box; which box the paper took is not known: filled, but left out of the marks'
+_AFLW_COLUMNS = [column('NME_diag', 'aflw', part='Full', doubt=_BOX), column('NME_diag', 'aflw', 'frontal', part='Frontal', doubt=_BOX),
+                 column('NME_box', 'aflw', part='Full', doubt=_BOX), column('AUC_box@7', 'aflw', part='Full', doubt=_BOX)]
 _AFLW_NOTE = ('NME_box is more than sqrt(2) times NME_diag in each row that has both, so the two columns cannot share one '
               'square box')
 
@@ -330,7 +334,7 @@ _table('7', 'Comparison against the state-of-the-art on the 300W Test (i.e. Spli
     LUVLi     | ?  | 2.10 2.04 2.57 70.2 71.9 63.4
     Ours      |    | 2.04 1.95 2.47 71.1 73.0 64.9''',
        notes=["the prose calls this table's 300W results Split II; the caption and appendix A say Split I",
-              'how many Menpo faces were tested is not stated'])
+              'how many Menpo faces were tested is not stated; 6679 are those of LUVLi, whose protocol the paper follows (inferred)'])
 
 _300VW = 'tests on category C of 300VW, frame by frame; trains on its 50 training videos (inferred)'
 _table('8', 'Comparison against the state-of-the-art on the 300-VW dataset, category C, on the 49 inner points', _300VW,
@@ -341,7 +345,7 @@ _table('8', 'Comparison against the state-of-the-art on the 300-VW dataset, cate
     iCCR        | ?  | 51.41
     [57]        |    | 49.96
     [54]        |    | 48.65''', notes=['in print the methods are columns; how many frames were tested is not stated'],
-       doubts={'[57]': "method not named; [57] of the list is about face detection"})
+       doubts={'[57]': 'method not named; [57] of the list is about face detection', '[54]': 'method not named'})
 _table('9', 'Comparison against the state-of-the-art on the 300-VW dataset, category C (i.e. scenario 3), on all 68 points', _300VW,
        [column('NME_ic', '300vw-c', part='68 points')], '''
     Ours    |     | 5.84
@@ -366,21 +370,25 @@ def _order(number: str) -> tuple[int, str]:
 def _cell(column: Column, frame: pd.DataFrame | None, decoder: str) -> tuple[float | None, str]:
     "The value of a column, in its unit, in the results of a decoder; or None, and why."
     if frame is None: return None, f'no results on {column.dataset} were given'
-    entry = CATALOGUE.get(column.dataset)
-    if entry and entry.scheme and entry.scheme.points != column.points:
-        return None, f'the column scores {column.points} landmarks, results on {column.dataset} {entry.scheme.points}'
-    subset, name, parts = column.subset or (entry.test if entry else 'test'), f'{column.key} %', frame['subset'].unique()
+    entry, key = find_dataset(column.dataset), f'{column.key} %'
+    counts = frame['points'] if 'points' in frame else pd.Series(entry.scheme.points, frame.index)
+    if not counts.eq(column.points).any():
+        return None, f'the column scores {column.points} landmarks, results on {column.dataset} {counts.iloc[0]}'
+    frame = frame[counts == column.points]
+    parts = frame['subset'].unique()
+    subset = column.subset or (entry.test if entry.test in parts else 'test')
     rows = frame[(frame['subset'] == subset) & (frame['decoder'] == decoder)]
     if len(rows) > 1: raise ValueError(f'results on {column.dataset}: {len(rows)} rows for subset {subset!r}, decoder {decoder!r}')
-    if not len(rows): return None, f'results on {column.dataset} have no subset {subset!r}, only {", ".join(map(repr, parts))}'
+    if not len(rows):
+        return None, f'results on {column.dataset} have no {decoder!r} on subset {subset!r}, only on {", ".join(map(repr, parts))}'
     faces = int(rows['faces'].iloc[0])
     if column.faces and faces != column.faces: return None, f'{faces} faces were scored; {column.dataset} {subset} has {column.faces}'
-    if name not in frame:
+    if key not in frame:
         there = [c.removesuffix(' %') for c in frame if str(c).startswith(f'{column.metric}_')]
         return None, f'{column.key} is not among the results' + (f', which have {", ".join(there)}' if there else '')
-    value = float(rows[name].iloc[0])
+    value = float(rows[key].iloc[0])
     if not math.isfinite(value): return None, f'{column.key} is {value}'
-    counted = '' if column.faces else f'{faces} faces were scored; how many the paper tested is not stated'
+    counted = column.doubt or ('' if column.faces else f'{faces} faces were scored; how many the paper tested is not stated')
     return value / (1 if column.unit else 100), counted
 
 # %% ../nbs/12b_tables.ipynb #15c01980
@@ -422,18 +430,27 @@ def _decimals(table: PaperTable, j: int) -> int:
     return max(len(row.printed[j].partition('.')[2]) for row in table.rows if row.printed[j])
 
 
-def _best(table: PaperTable, values: np.ndarray, takes_part: Iterable[bool]) -> np.ndarray:
-    "True (rows, columns) at the best value, or values, of each column among the rows that take part."
+def _best(table: PaperTable, values: np.ndarray, takes_part: np.ndarray) -> np.ndarray:
+    "True (rows, columns) at the best value, or values, of each column among the cells that take part (rows, columns)."
     signed = np.stack([c.sign * values[:, j].round(_decimals(table, j)) for j, c in enumerate(table.columns)], 1)
-    signed = np.where(np.isnan(signed) | ~np.array(list(takes_part))[:, None], -np.inf, signed)
+    signed = np.where(np.isnan(signed) | ~takes_part, -np.inf, signed)
     return (signed == signed.max(0)) & np.isfinite(signed)
 
 # %% ../nbs/12b_tables.ipynb #f1db50da
+def trained_alike(trained: str, table: PaperTable) -> bool:
+    "Whether a catalogue entry trains on the faces that one of the table's entries trains on."
+    def faces(name: str) -> tuple | None:
+        entry = CATALOGUE.get(name)
+        return (entry.reader, entry.split('train')) if entry and entry.train else None
+    return faces(trained) is not None and faces(trained) in map(faces, table.datasets)
+
+# %% ../nbs/12b_tables.ipynb #3e559d72
 def beside(table: PaperTable | str, results: Results, name: str = 'ours', dataset: str | None = None, trained: str | None = None) -> View:
     """The paper's table with a row per decoder of `results` below it, filled where the protocols agree.
 
     `results`: what `results_table` returns for `dataset` (None: the table's own, if it has one), or a mapping from dataset to
-    such frames; {} for the paper alone. `trained`: the catalogue name of the protocol that the network was trained under."""
+    such frames; {} for the paper alone. A column 'points' says on how many landmarks a row was scored (default: the
+    dataset's own). `trained`: the catalogue name of the protocol that the network was trained under."""
     table = find_table(table)
     frames, footnotes, marks = _frames(results, dataset, table), [], {}
     decoders = dict.fromkeys(d for key in table.datasets if key in frames for d in frames[key]['decoder'])
@@ -452,19 +469,20 @@ def beside(table: PaperTable | str, results: Results, name: str = 'ours', datase
         text.append(['' if v is None else f'{v:.{_decimals(table, j)}f}' for j, (v, _) in enumerate(cells)])
         mark(i, -1, _training(table, trained))
         for j, (_, why) in enumerate(cells): mark(i, j, why)
-    ours = trained is None or trained in table.datasets
     frame = lambda cells, kind: pd.DataFrame(cells, labels, [c.label for c in table.columns], dtype=kind)
     numbers = frame(values, float)
-    best = _best(table, numbers.to_numpy(), [r.comparable for r in table.rows] + [ours] * len(decoders))
+    ours = [not c.doubt and (trained is None or trained_alike(trained, table)) for c in table.columns]
+    takes_part = [[r.comparable] * len(ours) for r in table.rows] + [ours] * len(decoders)
+    best = _best(table, numbers.to_numpy(), np.array(takes_part))
     return View(table, numbers, frame(text, object), frame(best, bool), marks, tuple(footnotes))
 
 
 def _training(table: PaperTable, trained: str | None) -> str:
     "The footnote on what our rows were trained on."
     if trained is None: return "what it was trained on is not stated; marked as if it were the table's own data"
-    return '' if trained in table.datasets else f'trained on {trained}, not as this table does: left out of the marks'
+    return '' if trained_alike(trained, table) else f'trained on {trained}, not as this table does: left out of the marks'
 
-# %% ../nbs/12b_tables.ipynb #3e559d72
+# %% ../nbs/12b_tables.ipynb #4f20aec5
 _LATEX = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}',
           '|': r'\textbar{}', **{c: f'\\{c}' for c in '&%$#_{}'}}
 
@@ -483,7 +501,7 @@ def escape_html(text: str) -> str:
     "Text that HTML prints as it is."
     return html.escape(text, quote=False)
 
-# %% ../nbs/12b_tables.ipynb #4f20aec5
+# %% ../nbs/12b_tables.ipynb #a4f2cbac
 @dataclass(frozen=True)
 class Kind:
     "How a kind of document writes text, a best value, a footnote's number and a column's head."
@@ -510,7 +528,7 @@ KINDS = {'html': Kind(escape_html, '<b>{}</b>', '<sup>{}</sup>', _html_head),
          'markdown': Kind(escape_markdown, '**{}**', '<sup>{}</sup>', lambda c: escape_markdown(c.label)),
          'latex': Kind(escape_latex, r'\textbf{{{}}}', r'\textsuperscript{{{}}}', _latex_head)}
 
-# %% ../nbs/12b_tables.ipynb #26b96a9c
+# %% ../nbs/12b_tables.ipynb #8f6cfe8e
 def _cells(view: View, kind: Kind) -> list[list[str]]:
     "Rows of written cells, the head first, the method's name first in each."
     def note(i: int, j: int) -> str:
@@ -530,7 +548,7 @@ def _below(view: View, kind: Kind) -> list[str]:
     lines += [kind.note.format(n) + ' ' + kind.escape(f'{note}.') for n, note in enumerate(view.footnotes, 1)]
     return [*lines, kind.escape(f'Numbers: {table.source}. Bold: the best of a column.')]
 
-# %% ../nbs/12b_tables.ipynb #a4f2cbac
+# %% ../nbs/12b_tables.ipynb #c00909bf
 def _title(view: View) -> str:
     "Number and title."
     return f'Table {view.table.number}: {view.table.title}'
@@ -554,7 +572,7 @@ def _markdown(view: View) -> str:
     return '\n'.join([f'**{escape_markdown(_title(view))}**', '', line(head), rule, *map(line, rows), '',
                       '  \n'.join(_below(view, KINDS['markdown'])), ''])
 
-# %% ../nbs/12b_tables.ipynb #8f6cfe8e
+# %% ../nbs/12b_tables.ipynb #6ec4bd46
 def _tex(view: View) -> str:
     "A table environment that needs no package; a line parts the paper's rows from ours."
     head, *rows = _cells(view, KINDS['latex'])
@@ -577,7 +595,7 @@ def render(view: View, kind: str = 'html') -> str:
     if not isinstance(view, View): raise TypeError(f'expected a View, such as beside(table, results) gives; got {type(view).__name__}')
     return RENDERERS[kind](view)
 
-# %% ../nbs/12b_tables.ipynb #d6c2c44d
+# %% ../nbs/12b_tables.ipynb #3795779d
 def save_tables(folder: Path | str, results: Results, dataset: str | None = None, name: str = 'ours', trained: str | None = None) -> list[Path]:
     "table_NN.md and table_NN.tex in `folder` of every table that the results belong in, each written whole; their paths."
     folder, frames = Path(folder), _frames(results, dataset)
@@ -592,7 +610,7 @@ def save_tables(folder: Path | str, results: Results, dataset: str | None = None
             write_atomic(written[-1], lambda path: path.write_text(render(view, kind), 'utf-8'))
     return written
 
-# %% ../nbs/12b_tables.ipynb #ebcab6ff
+# %% ../nbs/12b_tables.ipynb #cce44c60
 def best_gains(errors_ours: object, errors_baseline: object, count: int) -> list[int]:
     "Indices of at most `count` faces with the largest fall from the baseline's error to ours (N,), largest first; only true gains."
     ours, baseline = np.asarray(errors_ours, dtype=float), np.asarray(errors_baseline, dtype=float)

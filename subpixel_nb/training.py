@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
-import subpixel_nb.synthetic                         # its import puts `synthetic` into the catalogue
+import subpixel_nb.releases                          # the imports of this and the next put their datasets into the catalogue
+import subpixel_nb.synthetic
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file

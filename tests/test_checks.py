@@ -82,3 +82,6 @@ def test_real_counts(shared_data):
     found = survey('wflw', shared_data / 'wflw', open_all=False)
     assert {k: v for k, v in found.found.items() if v} == dict(
         test=1966, largepose=326, expression=314, illumination=698, makeup=206, occlusion=736, blur=773)
+    import subpixel_nb.releases  # noqa: F401
+    found = survey('cofw68', shared_data / 'cofw68')
+    assert found.found == {'test': 507} and [k for k, _ in found.problems].count('photo not there') == 507

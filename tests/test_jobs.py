@@ -152,3 +152,18 @@ def test_evaluate_scores_another_systems_points(tmp_path):
         output=tmp_path / 'scored', cache=tmp_path / 'cache')
     table = pd.read_csv(tmp_path / 'scored/results.csv')
     assert table.decoder.tolist() == ['theirs'] and table['NME_ic %'][0] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_check_data_names_the_planted_faults(tmp_path):
+    from subpixel_nb.checks import example_folder
+    run('check_data', tmp_path / 'out.ipynb', dataset='folder', root=example_folder(tmp_path / 'faces'), output=tmp_path / 'found')
+    problems = pd.read_csv(tmp_path / 'found/problems.csv').set_index('problem')['count']
+    assert problems.to_dict() == {'face not readable': 2, 'photo not readable': 1, 'points off the photo': 1, 'same face twice': 1}
+
+
+def test_check_data_counts_real_files(tmp_path, shared_data):
+    run('check_data', tmp_path / 'out.ipynb', dataset='300w', root=shared_data / '300w', output=tmp_path / 'found')
+    counts = pd.read_csv(tmp_path / 'found/counts.csv').fillna('').set_index(['split', 'part'])
+    assert counts.found[[('train', ''), ('common', ''), ('challenge', '')]].tolist() == [1675, 554, 9]
+    assert counts.missing[[('train', 'afw'), ('train', 'lfpw/trainset'), ('challenge', 'ibug')]].tolist() == [337, 6, 126]
+    assert pd.read_csv(tmp_path / 'found/problems.csv').empty

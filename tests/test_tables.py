@@ -1,4 +1,5 @@
 "The paper's tables against its text and against numbers typed from it, and what is put beside them, by hand."
+import dataclasses
 import html.parser
 import re
 
@@ -27,7 +28,8 @@ def results(first: str = 'ic@10', *rows: tuple) -> pd.DataFrame:
     ('6', 'KDN', 'AUC_box@7 %, Full', 60.3), ('6', 'KDN', 'NME_diag %, Full', None), ('7', 'LUVLi', 'AUC_box@7 %, Menpo', 71.9),
     ('7', 'Softlabel', 'NME_box %, COFW-68', 2.92), ('8', 'iCCR', 'AUC_ic@8 %, 49 points', 51.41), ('9', 'TCDCN', 'NME_ic %, 68 points', 15.0),
     ('10', 'ESR', 'FR_ic@10 %', 35.24), ('11', 'CCL', 'NME_diag %, Frontal', 2.17), ('12', 'ODN', 'NME_ic %, Full', 4.17),
-    ('13', 'HPM', 'NME_ic %', 7.59), ('13', 'Human', 'FR_ic@10 %', None), ('10', 'Ours', 'NME_ic %', 3.72), ('12', 'LUVLi', 'NME_ic %, Common', 2.76)])
+    ('13', 'HPM', 'NME_ic %', 7.59), ('13', 'Human', 'FR_ic@10 %', None), ('10', 'Ours', 'NME_ic %', 3.72),
+    ('12', 'LUVLi', 'NME_ic %, Common', 2.76)])
 def test_values_typed_from_the_paper(table, method, label, value):
     assert TABLES[table].value(method, label) == value
 
@@ -137,9 +139,12 @@ def test_tables_for():
 
 
 @pytest.mark.parametrize('fault, message', [
-    (lambda: find_table('14'), r"unknown table '14'; known: 4"), (lambda: TABLES['5'].value('Wing', 'NME'), "unknown column of table 5 'NME'"),
-    (lambda: TABLES['5'].value('wing', 'NME_ic %'), "unknown method of table 5 'wing'; known: Wing"), (lambda: column('NME_ic@8', 'wflw'), 'expected such as'),
-    (lambda: column('AUC_ic', 'wflw'), 'expected such as'), (lambda: column('NME_ic', '300w', 'chalenge'), "unknown subset of 300w 'chalenge'; known: challenge"),
+    (lambda: find_table('14'), r"unknown table '14'; known: 1, 4b, 4a"),
+    (lambda: TABLES['5'].value('Wing', 'NME'), "unknown column of table 5 'NME'"),
+    (lambda: TABLES['5'].value('wing', 'NME_ic %'), "unknown method of table 5 'wing'; known: Wing"),
+    (lambda: column('NME_ic@8', 'wflw'), 'expected such as'),
+    (lambda: column('AUC_ic', 'wflw'), 'expected such as'),
+    (lambda: column('NME_ic', '300w', 'chalenge'), "unknown subset of 300w 'chalenge'; known: challenge"),
     (lambda: column('NME_ic', 'wfl'), "unknown dataset 'wfl'; known: wflw")])
 def test_unknown_names(fault, message):
     with pytest.raises(ValueError, match=message): fault()
@@ -158,11 +163,16 @@ def test_beside_fills_what_agrees():
 @pytest.mark.parametrize('table, frame, dataset, columns, reason', [
     ('10', results('box@7'), None, [1, 2], 'AUC_ic@10 is not among the results, which have AUC_box@7'),
     ('10', results('ic@8'), None, [1, 2], 'FR_ic@10 is not among the results, which have FR_ic@8'),
-    ('10', results().assign(subset='largepose'), None, [0, 1, 2], "no subset 'test', only 'largepose'"),
+    ('10', results().assign(subset='largepose'), None, [0, 1, 2], "no 'local' on subset 'test', only on 'largepose'"),
     ('10', results().assign(faces=1966), None, [0, 1, 2], '1966 faces were scored; wflw test has 2500'),
     ('10', results().assign(**{'NME_ic %': np.nan}), None, [0], 'NME_ic is nan'),
     ('10', results().drop(columns='NME_ic %'), None, [0], 'NME_ic is not among the results, which have NME_box, NME_diag'),
-    ('12', results(), None, [0, 1, 2], "results on 300w have no subset 'common', only 'test'"),
+    ('4b', results(), None, [0, 1, 2], "results on 300w have no 'local' on subset 'common', only on 'test'"),
+    ('4b', results(), None, [0, 1, 2], '2500 faces were scored; 300w test has 689'),
+    ('11', results('given@7', ('full', 4386, 'local', 3., 2., 1.4, 70., 1.)), None, [1, 3],
+     'AUC_box@7 is not among the results, which have AUC_given@7'),
+    ('7', results('box@7', ('test', 6000, 'local', 3., 2., 1.5, 70., 1.)), 'menpo', [0, 1, 2, 3, 4, 5],
+     '6000 faces were scored; menpo test has 6679'),
     ('7', results('box@7', ('private', 600, 'local', 3., 2., 1.5, 70., 1.)), '300w-private', [1, 2, 4, 5], 'no results on cofw68 were given')])
 def test_beside_refuses_what_does_not(table, frame, dataset, columns, reason):
     view = beside(table, frame, dataset=dataset, trained=dataset or find_table(table).dataset)
@@ -170,30 +180,40 @@ def test_beside_refuses_what_does_not(table, frame, dataset, columns, reason):
     assert [j for j in range(view.text.shape[1]) if view.text.iloc[last, j] == ''] == columns
     assert view.values.iloc[last, columns].isna().all() and not view.best.iloc[last, columns].any()
     assert any(reason in note for note in view.footnotes)
-    assert all(view.marks[last, j] for j in columns) and {i for i, _ in view.marks} == {last}
+    assert all(view.marks[last, j] for j in columns) and {i for i, j in view.marks if j >= 0} == {last}
 
 
-def test_inner_points_are_not_all_points(monkeypatch):
-    "Table 8 scores 49 points: results of a catalogue entry with 68 go into table 9 and not there."
-    import dataclasses
-    monkeypatch.setitem(CATALOGUE, '300vw-c', dataclasses.replace(find_dataset('300w'), name='300vw-c', test='full'))
-    frame = results('ic@8', ('full', 1000, 'local', 5., 3., 2., 60., 1.))
-    eight, nine = beside('8', frame, trained='300vw-c'), beside('9', frame, trained='300vw-c')
-    assert eight.text.iloc[-1, 0] == '' and 'scores 49 landmarks, results on 300vw-c 68' in eight.footnotes[-1]
-    assert nine.text.iloc[-1, 0] == '5.00' and '1000 faces were scored; how many the paper tested is not stated' in nine.footnotes
+def test_inner_points_are_not_all_points():
+    "Table 8 scores 49 points: rows on all 68 go into table 9 and not there; a column 'points' tells rows apart."
+    frame = results('ic@8', ('C', 1000, 'local', 5., 3., 2., 60., 1.))
+    eight, nine = beside('8', frame, trained='300vw-c'), beside('9', frame, trained='300vw-a')
+    assert eight.text.iloc[-1, 0] == '' and eight.footnotes == ('the column scores 49 landmarks, results on 300vw-c 68',)
+    assert nine.text.iloc[-1, 0] == '5.00' and nine.footnotes == ('1000 faces were scored; how many the paper tested is not stated',)
+    both = pd.concat([frame, frame.assign(**{'AUC_ic@8 %': 61.5, 'NME_ic %': 4.})]).assign(points=[68, 49])
+    assert beside('8', both).text.iloc[-1, 0] == '61.50' and beside('9', both).text.iloc[-1, 0] == '5.00'
+
+
+def test_a_box_that_is_not_known_wins_nothing():
+    "AFLW: our tight boxes are shown beside the paper's, with a footnote, and no mark."
+    frame = results('box@7', ('full', 4386, 'local', 3., 1., 0.7, 90., 1.), ('frontal', 1314, 'local', 3., 1., 0.6, 90., 1.))
+    view = beside('11', frame, trained='aflw')
+    assert view.text.iloc[-1].tolist() == ['0.70', '0.60', '1.00', '90.0'] and not view.best.iloc[-1].any() and view.best.iloc[-2].all()
+    assert len(view.footnotes) == 1 and 'which box the paper took is not known' in view.footnotes[0]
 
 
 def test_real_columns_of_results_table():
     "The names that beside() looks for are those that results_table writes, with its subsets."
     faces = load_faces('synthetic', 'test', size=64, limit=5)[torch.arange(689) % 5]
-    faces.subsets[:] = [('common', 'full')] * 554 + [('challenge', 'full')] * 135
+    faces = dataclasses.replace(faces, subsets=[('common', 'full')] * 554 + [('challenge', 'full')] * 135)
     frame = results_table({'local': faces.points + 1, 'argmax': faces.points}, faces, find_dataset('300w'))
     view = beside('12', frame, 'run', trained='300w')
     assert list(view.text.index[-2:]) == ['run (local)', 'run (argmax)'] and view.footnotes[3:] == ()
     by_hand = frame[frame.decoder == 'local'].set_index('subset')['NME_ic %'][['common', 'challenge', 'full']]
     assert view.values.iloc[-2].tolist() == pytest.approx(by_hand.tolist()) and (view.text.iloc[-1] == '0.00').all()
-    private = results_table({'local': faces.points + 1}, faces[torch.arange(600)], find_dataset('300w-private')).tail(1)
-    assert beside('7', private, dataset='300w-private').text.iloc[-1].tolist().count('') == 4
+    first = faces[torch.arange(600)]
+    for found in (first, dataclasses.replace(first, subsets=[('indoor', 'private')] * 300 + [('outdoor', 'private')] * 300)):
+        private = results_table({'local': found.points + 1}, found, find_dataset('300w-private'))
+        assert beside('7', private, dataset='300w-private').text.iloc[-1].tolist().count('') == 4     # the whole is called test, or private
 
 
 def test_extra_columns_and_decoders_do_no_harm():
@@ -233,9 +253,10 @@ def test_best_of_the_paper_alone():
 def test_best_takes_part():
     better = results('ic@10', ('test', 2500, 'local', 3.5, 2., 1.4, 60., 1.549))
     view = beside('10', better, trained='wflw')
-    assert best(view, 0) == ['ours (local)'] and best(view, 1) == ['Ours (paper)'] and best(view, 2) == ['Ours (paper)', 'ours (local)']   # a tie as printed
-    other = beside('10', better, trained='300w')
-    assert best(other, 0) == ['Ours (paper)'] and 'trained on 300w, not as this table does' in other.footnotes[0]
+    assert best(view, 0) == ['ours (local)'] and best(view, 1) == ['Ours (paper)']
+    assert best(view, 2) == ['Ours (paper)', 'ours (local)']                                   # a tie as printed
+    other = beside('10', better, trained='synthetic')
+    assert best(other, 0) == ['Ours (paper)'] and 'trained on synthetic, not as this table does' in other.footnotes[0]
     unknown = beside('10', better)
     assert best(unknown, 0) == ['ours (local)'] and 'trained on is not stated' in unknown.footnotes[0]
 
@@ -245,7 +266,6 @@ def test_rows_of_another_protocol_win_nothing():
     assert [r.method for r in TABLES['13'].rows if r.comparable] == ['LAB (w/B)', 'HR-Net', 'Ours']
     view = beside('13', results('ic@10', ('test', 507, 'local', 3.02, 2., 1.4, 60., 0.)), trained='cofw')
     assert best(view, 0) == best(view, 1) == ['Ours (paper)', 'ours (local)']
-    import dataclasses
     rows = tuple(dataclasses.replace(r, printed=('1.00', '0.0')) if r.method == 'Wing' else r for r in TABLES['13'].rows)
     assert best(beside(dataclasses.replace(TABLES['13'], rows=rows), {}), 0) == ['Ours (paper)']
 
@@ -322,9 +342,9 @@ def test_escapes_by_hand():
 def test_footnotes_are_numbered_where_they_stand():
     view = beside('12', results('ic@10', ('common', 554, 'local', 2.5, 1., 1., 1., 1.)), 'run')
     markdown = render(view, 'markdown')
-    assert [n for _, n in sorted(view.marks.items()) if n] and len(view.footnotes) == 6
-    for n, note in enumerate(view.footnotes, 1): assert re.search(rf'^<sup>{n}</sup> {re.escape(note)[:25]}', markdown, re.M), note
-    assert '| run \\(local\\)' not in markdown and re.search(r'\| run \(local\)<sup>4</sup> \| \*\*2\.50\*\* \| <sup>5</sup> \| <sup>6</sup> \|', markdown)
+    assert len(view.footnotes) == 6
+    for n, note in enumerate(view.footnotes, 1): assert f'\n<sup>{n}</sup> {note}' in markdown.replace('\\', ''), note
+    assert re.search(r'\| run \(local\)<sup>4</sup> \| \*\*2\.50\*\* \| <sup>5</sup> \| <sup>6</sup> \|', markdown)
     assert TABLES['12'].protocol in markdown.replace('\\', '') and 'table 12 of the paper' in markdown
 
 
@@ -340,17 +360,20 @@ def test_saved_tables(tmp_path):
     view = beside('10', results(), 'run', trained='wflw')
     assert written[4].read_text('utf-8') == render(view, 'markdown') and written[5].read_text('utf-8') == render(view, 'latex')
     assert save_tables(tmp_path / 'none', results(), 'synthetic') == [] and not (tmp_path / 'none').exists()
-    both = {'300w-private': results('box@7', ('private', 600, 'local', 3., 2., 1.5, 70., 1.)), 'cofw68': results('box@7', ('test', 507, 'local', 4., 2.4, 2., 65., 1.))}
+    both = {'300w-private': results('box@7', ('private', 600, 'local', 3., 2., 1.5, 70., 1.)),
+            'cofw68': results('box@7', ('test', 507, 'local', 4., 2.4, 2., 65., 1.))}
     names = [p.name for p in save_tables(tmp_path / 'two', both)]
     assert names == [f'table_{n}.{kind}' for n in ('01', '03', '07') for kind in ('md', 'tex')]
-    assert '2.00 |  ' in (tmp_path / 'two' / 'table_07.md').read_text('utf-8').replace('**', '').replace('<sup>2</sup>', '')
+    seven = beside('7', both, trained=None)
+    assert seven.text.iloc[-1].tolist() == ['2.00', '', '2.40', '70.0', '', '65.0']
+    assert (tmp_path / 'two' / 'table_07.md').read_text('utf-8') == render(seven, 'markdown')
 
 
 # Figures 4 and 5
 
 def test_best_gains_and_worst():
     ours, baseline = [3., 2., 5., 1., 6., 0.5], [4., 9., 3., np.nan, 6., 7.5]
-    assert best_gains(torch.tensor(ours), torch.tensor(baseline), 10) == [1, 5, 0]           # 7 twice: in order; 4 gains nothing, 2 loses, 3 has no error
+    assert best_gains(torch.tensor(ours), torch.tensor(baseline), 10) == [1, 5, 0]    # 7 twice: in order; 4 gains 0, 2 loses, 3 is NaN
     assert best_gains(ours, baseline, 1) == [1]
     assert worst(torch.tensor(baseline), 3) == [1, 5, 4] and worst(baseline, 99) == [1, 5, 4, 0, 2]
     with pytest.raises(ValueError, match=r'got \(2,\) and \(3,\)'): best_gains([1., 2.], [1., 2., 3.], 1)
