@@ -99,9 +99,9 @@ def check(config: Config) -> None:
                             on_error=('raise', 'skip')).items():
         if getattr(config, name) not in known: raise unknown(name, getattr(config, name), known)
     find_method(config.method)
-    for name, part, hint in ((config.dataset, 'train', 'train on another dataset, and test on this one with test_on'),
-                             (config.tested[0], 'test', 'name one that has with test_on')):
-        if getattr(find_dataset(name), part) is None: raise ValueError(f'{name} has no faces to {part} on: {hint}.')
+    find_dataset(config.dataset)
+    if find_dataset(config.tested[0]).test is None:
+        raise ValueError(f'{config.tested[0]} has no faces to test on: name a dataset that has with test_on.')
     for name, value in asdict(config).items():
         if type(value) in (int, float) and name != 'seed' and not 0 < value < math.inf:
             raise ValueError(f'{name}: expected a positive number, got {value}.')
