@@ -51,7 +51,7 @@ class Survey:
     problems: list[tuple[str, str]]                                # kind, message that names the file
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)    # face -> width, height of its photo, where it opens
 
-
+# %% ../nbs/12c_checks.ipynb #078d6d24
 ADVICE = {
     'split not there': 'download it, or leave the split out',
     'face not readable': "repair or remove the file, or load with on_error='skip'",
@@ -85,7 +85,7 @@ def survey(dataset: str | Dataset, root: Path | str, open_all: bool = True) -> S
     _twice(out)
     return out
 
-# %% ../nbs/12c_checks.ipynb #63f5951f
+# %% ../nbs/12c_checks.ipynb #16a87aa0
 def _open_all(out: Survey) -> None:
     "Opens the photo of every face: fills `sizes`, appends what cannot be opened and points that lie off it."
     absent = {f for f in {_stored(face.photo) for face in out.faces} if not f.is_file()}
@@ -113,7 +113,7 @@ def _twice(out: Survey) -> None:
         other = first.setdefault(hashlib.blake2b(face.points.numpy().tobytes()).digest(), face)
         if other is not face: out.problems.append(('same face twice', f'{face.photo} and {other.photo}'))
 
-# %% ../nbs/12c_checks.ipynb #fd20cc49
+# %% ../nbs/12c_checks.ipynb #1336d51c
 def count_table(found: Survey) -> pd.DataFrame:
     "One row per split, and per folder of a split: faces found, the official number, what is missing."
     rows = []
@@ -133,7 +133,7 @@ def problem_table(found: Survey) -> pd.DataFrame:
     return pd.DataFrame([dict(problem=kind, count=n, advice=ADVICE[kind], example=first[kind]) for kind, n in kinds.items()],
                         columns=['problem', 'count', 'advice', 'example'])
 
-# %% ../nbs/12c_checks.ipynb #18bf28fa
+# %% ../nbs/12c_checks.ipynb #d4d07946
 def contact_sheet(found: Survey, count: int = 12, size: int = 160) -> Figure:
     "Some faces, evenly spread over the dataset, cropped (`paper`), with their points: visible white, hidden red; the first numbered."
     whole = sorted(found.sizes)
@@ -152,7 +152,7 @@ def contact_sheet(found: Survey, count: int = 12, size: int = 160) -> Figure:
     fig.tight_layout(pad=.3)
     return fig
 
-# %% ../nbs/12c_checks.ipynb #0c43f0fd
+# %% ../nbs/12c_checks.ipynb #4529a765
 def plot_survey(found: Survey) -> Figure:
     "Distributions of face size (longer side of the landmark box, photo px) and, where the scheme allows, of yaw in degrees."
     points, visible = torch.stack([f.points for f in found.faces]), torch.stack([f.visible for f in found.faces])

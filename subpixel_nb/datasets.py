@@ -393,7 +393,7 @@ def _sound(faces: Sequence[Face], problems: list[DataError]) -> list[Face]:
         problems += [DataError(faces[i].photo, reason) for i in bad.nonzero().flatten().tolist()]
     return [faces[i] for i in (~(lost | unseen | point)).nonzero().flatten().tolist()]
 
-
+# %% ../nbs/05_datasets.ipynb #a59a1979
 def _present(faces: Sequence[Face], problems: list[DataError]) -> list[Face]:
     "The faces whose photo is there; the others are appended to `problems`. Readers of lists do not look."
     files = {face.photo.file if isinstance(face.photo, Inside) else face.photo for face in faces}
@@ -411,7 +411,7 @@ def _check_count(dataset: Dataset, split: Split, faces: Sequence[Face]) -> None:
     warnings.warn(f'{dataset.name}, split {split.name}: {len(faces)} faces, official count {split.count}'
                   + (f' ({short})' if short else ''), stacklevel=3)
 
-# %% ../nbs/05_datasets.ipynb #a59a1979
+# %% ../nbs/05_datasets.ipynb #10bb87d3
 def read_split(dataset: str | Dataset, split: str, root: Path | str, on_error: str = 'raise',
                limit: int | None = None) -> list[Face]:
     "The faces of a split below `root`, in a fixed order. `on_error`: 'raise' or 'skip'. `limit`: at most so many."
@@ -431,7 +431,7 @@ def read_split(dataset: str | Dataset, split: str, root: Path | str, on_error: s
     if limit is None or limit >= len(faces): return faces
     return [faces[i * len(faces) // limit] for i in range(limit)]
 
-# %% ../nbs/05_datasets.ipynb #e644bfc8
+# %% ../nbs/05_datasets.ipynb #0b6926f3
 class Rows:
     "Some rows of a large array, in a given order, without a copy: rows are read when they are asked for."
     def __init__(self, base: np.ndarray, index: np.ndarray) -> None:
@@ -443,7 +443,7 @@ class Rows:
     def __getitem__(self, i) -> np.ndarray: return np.take(self.base, self.index[i], 0)      # always a copy
     def __array__(self, dtype=None, copy=None) -> np.ndarray: return self[:].astype(dtype or self.dtype, copy=False)
 
-# %% ../nbs/05_datasets.ipynb #0b6926f3
+# %% ../nbs/05_datasets.ipynb #ce1ef08f
 @dataclass
 class Faces:
     "Cropped faces, C = size + 2 margin px wide. Points are px of `images`; `squares` tell where in the photo that is."
@@ -473,21 +473,18 @@ class Faces:
         chosen = np.atleast_1d(np.arange(len(self))[slice(0) if isinstance(indices, list) and not indices else indices])
         images = self.images if isinstance(self.images, Rows) else Rows(self.images, np.arange(len(self)))
         pick, rows = lambda values: [values[i] for i in chosen], torch.from_numpy(chosen)
+        given = None if self.given is None else self.given[rows]
         return replace(self, images=images.rows(chosen), points=self.points[rows], visible=self.visible[rows],
-                       squares=self.squares[rows], names=pick(self.names), subsets=pick(self.subsets),
-                       given=None if self.given is None else self.given[rows])
+                       squares=self.squares[rows], names=pick(self.names), subsets=pick(self.subsets), given=given)
 
     def mask(self, subset: str) -> Tensor:
         "Which faces (N,) belong to a split or subset, such as 'challenge'."
-        known = {s for subsets in self.subsets for s in subsets}
-        if subset not in known: raise unknown('subset', subset, sorted(known))
+        if not any(subset in s for s in self.subsets): raise unknown('subset', subset, sorted(set().union(*self.subsets)))
         return torch.tensor([subset in s for s in self.subsets])
 
-    def photo_map(self) -> Tensor:
-        "Maps (N, 3, 3), float64, from px of `images` to photo px."
-        return inverse(square_map(self.squares, self.size, self.margin))
+    def photo_map(self) -> Tensor: return inverse(square_map(self.squares, self.size, self.margin))   # (N, 3, 3): px of `images` to photo px
 
-# %% ../nbs/05_datasets.ipynb #ce1ef08f
+# %% ../nbs/05_datasets.ipynb #1ec28fba
 def _check_faces(faces: Faces) -> None:
     "Raises where shapes or types do not fit together, or a visible point is not finite."
     n, k, side = len(faces.names), faces.scheme.points, faces.size + 2 * faces.margin
@@ -502,7 +499,7 @@ def _check_faces(faces: Faces) -> None:
     bad = [faces.names[i] for i in lost.nonzero().flatten().tolist()]
     if bad: raise ValueError(f'visible points are not finite in {", ".join(bad[:5])}')
 
-# %% ../nbs/05_datasets.ipynb #0e85fc8f
+# %% ../nbs/05_datasets.ipynb #69f2deae
 def open_photo(path: Path | str | Inside) -> tuple[Image.Image, bool]:
     """The photo in RGB, pixels as stored, and whether its EXIF tag wants it turned. Raises DataError.
 
@@ -519,7 +516,7 @@ def open_photo(path: Path | str | Inside) -> tuple[Image.Image, bool]:
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, Image.DecompressionBombError) as e:
         raise DataError(path, f'not a readable photo ({type(e).__name__}: {e})') from e
 
-# %% ../nbs/05_datasets.ipynb #69f2deae
+# %% ../nbs/05_datasets.ipynb #903c911d
 def crop_view(photo: Image.Image, square: Sequence[float], size: int, margin: int = 0) -> np.ndarray:
     """View (3, C, C) uint8, C = size + 2 margin, of a square (centre x, centre y, side in px) of an RGB photo.
 
@@ -534,7 +531,7 @@ def crop_view(photo: Image.Image, square: Sequence[float], size: int, margin: in
     view = window.resize((wide, wide), Image.Resampling.BICUBIC, box=(u - half, v - half, u + half, v + half))
     return np.asarray(view).transpose(2, 0, 1)
 
-# %% ../nbs/05_datasets.ipynb #738ef234
+# %% ../nbs/05_datasets.ipynb #866c2558
 _VERSION = 1        # of the cache's format and of crop_view's pixels: raise it when either changes
 
 
@@ -562,7 +559,7 @@ def _key(photos: Sequence[Path | Inside], squares: Tensor, size: int, margin: in
     total.update('\n'.join(photo.place for photo in photos if isinstance(photo, Inside)).encode())
     return total.hexdigest()
 
-# %% ../nbs/05_datasets.ipynb #866c2558
+# %% ../nbs/05_datasets.ipynb #08e70996
 @dataclass(frozen=True)
 class _Job:
     "What is to be cropped: photos, their face boxes (N, 4) and squares (N, 3) in photo px, the view's size and margin."
@@ -585,7 +582,7 @@ class _Job:
                                             f'photo of {width} x {height} px')
         return crop_view(photo, self.squares[i].tolist(), self.size, self.margin), turned
 
-# %% ../nbs/05_datasets.ipynb #08e70996
+# %% ../nbs/05_datasets.ipynb #b764b148
 def _rows_done(folder: Path, row: int, start: int) -> dict[int, tuple[int, str, bool]]:
     "What a killed build had finished: row -> checksum, reason, turned. A row whose pixels do not match its checksum is not."
     done = {}
@@ -597,7 +594,7 @@ def _rows_done(folder: Path, row: int, start: int) -> dict[int, tuple[int, str, 
             if reason or zlib.crc32(os.pread(file.fileno(), row, start + i * row)) == checksum: done[i] = checksum, reason, turned
     return done
 
-
+# %% ../nbs/05_datasets.ipynb #bbc0fd91
 def _write_crops(folder: Path, job: _Job) -> None:
     "Writes images.npy, and index.json with each row's checksum or the reason why there is none. Memory stays flat."
     count, row, lock = len(job.photos), math.prod(job.shape[1:]), threading.Lock()
@@ -630,7 +627,7 @@ def _write_crops(folder: Path, job: _Job) -> None:
         warnings.warn(f'{job.label}: {sum(turned)} photos carry an EXIF rotation, which is not obeyed: points count on '
                       'pixels as stored. If yours were set on the turned picture, turn the photos first', stacklevel=4)
 
-# %% ../nbs/05_datasets.ipynb #b764b148
+# %% ../nbs/05_datasets.ipynb #def2d0c9
 def _open_crops(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]] | None:
     "The mapped images and each row's reason ('' if good); None where there are none, a notice if they are damaged."
     if not entry.is_dir(): return None
@@ -647,7 +644,7 @@ def _open_crops(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[s
         warnings.warn(f'the cache {entry} is damaged and is built again ({e})', stacklevel=4)
         return None
 
-# %% ../nbs/05_datasets.ipynb #bbc0fd91
+# %% ../nbs/05_datasets.ipynb #b64f1602
 def _store_crops(entry: Path, job: _Job) -> None:
     """Writes the crops to a temporary folder, renamed to `entry`; where another process was first, its work stands.
 
@@ -687,7 +684,7 @@ def _crops(cache: Path, job: _Job) -> tuple[np.ndarray, list[str]]:
         _store_crops(entry, job)
     raise OSError(f'the cache {entry} could not be written and read back: delete it and try again')
 
-# %% ../nbs/05_datasets.ipynb #def2d0c9
+# %% ../nbs/05_datasets.ipynb #9a725c9a
 def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tensor]:
     "Boxes (N, 4) and squares (N, 3), float64 photo px. Raises DataError for a face that has none."
     if boxes not in ('landmarks', 'file'): raise unknown('boxes', boxes, ('landmarks', 'file'))
@@ -701,7 +698,7 @@ def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tens
         if not 0 < side < math.inf: raise DataError(face.photo, f'its {crop} crop would be a square of {side} px')
     return box, squares
 
-# %% ../nbs/05_datasets.ipynb #b64f1602
+# %% ../nbs/05_datasets.ipynb #c61e40dd
 def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size: int = 256,
                 cache: Path | str | None = None, on_error: str = 'raise', boxes: str = 'landmarks',
                 label: str = 'faces') -> Faces:
@@ -725,7 +722,7 @@ def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size
     return Faces(Rows(images, np.array(good)), points, torch.stack([f.visible for f in kept]), squares,
                  [f.name for f in kept], scheme, size, job.margin, crop, boxes, [f.subsets for f in kept], given)
 
-# %% ../nbs/05_datasets.ipynb #9a725c9a
+# %% ../nbs/05_datasets.ipynb #8b755edf
 def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
     "The dataset's folder: `root`; else below $SUBPIXEL_DATA the folder of its name, or that folder itself; else data/<name>."
     if root is not None: return Path(root).expanduser()
@@ -733,7 +730,7 @@ def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
     below = Path(given or 'data').expanduser() / dataset.name
     return below if below.is_dir() or not given else Path(given).expanduser()
 
-# %% ../nbs/05_datasets.ipynb #c61e40dd
+# %% ../nbs/05_datasets.ipynb #fabfc083
 def load_faces(dataset: str | Dataset, split: str, root: Path | str | None = None, size: int = 256,
                cache: Path | str | None = None, on_error: str = 'raise', limit: int | None = None,
                crop: str | None = None, boxes: str = 'landmarks') -> Faces:

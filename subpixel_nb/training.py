@@ -72,19 +72,14 @@ class Config:
     def __post_init__(self): check(self)
 
     @property
-    def folder(self) -> Path:
-        "The run's folder."
-        return Path(self.output or f'runs/{self.dataset}-{self.method}').expanduser()
-
+    def folder(self) -> Path: return Path(self.output or f'runs/{self.dataset}-{self.method}').expanduser()
     @property
-    def tested(self) -> tuple[str, str | None]:
-        "What is tested on, and its folder."
-        return (self.test_on, self.test_root) if self.test_on else (self.dataset, self.root)
-
-
-PLACE = ('root', 'test_on', 'test_root', 'output', 'cache', 'resume', 'test_every', 'on_error')   # fields that do not change what is learnt
+    def tested(self) -> tuple[str, str | None]: return (self.test_on, self.test_root) if self.test_on else (self.dataset, self.root)
 
 # %% ../nbs/11_training.ipynb #c06f0642
+PLACE = ('root', 'test_on', 'test_root', 'output', 'cache', 'resume', 'test_every', 'on_error')   # fields that do not change what is learnt
+
+# %% ../nbs/11_training.ipynb #d220d9ce
 def check(config: Config) -> None:
     "Raise ValueError at the first field whose type, name or range is wrong, saying what was expected and what came."
     for f in fields(config):
@@ -122,7 +117,7 @@ def onecycle_schedule(progress: float, warm: float = 0.1) -> float:
 
 SCHEDULES: dict[str, Callable[[float], float]] = dict(step=step_schedule, onecycle=onecycle_schedule)
 
-# %% ../nbs/11_training.ipynb #d823cc8b
+# %% ../nbs/11_training.ipynb #db57d46f
 RECIPES: dict[str, dict[str, Any]] = {
     'paper': dict(width=256, stacks=2, size=256, epochs=50, batch=16, lr=1e-4, schedule='step'),
     'synthetic': dict(width=32, stacks=2, size=128, depth=3, epochs=12, batch=16, lr=2e-3, schedule='onecycle', limit=800,
@@ -145,7 +140,7 @@ def job_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in namespace.items() if not k.startswith('_') and k not in own and not callable(v)
             and type(v).__name__ != 'module'}
 
-# %% ../nbs/11_training.ipynb #61b86d8a
+# %% ../nbs/11_training.ipynb #5c3f9cf7
 def best_device() -> torch.device:
     "The first CUDA device, else the CPU."
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -163,7 +158,7 @@ def build_network(config: Config, points: int) -> StackedHourglass:
         torch.manual_seed(config.seed)
         return StackedHourglass(points, config.stacks, config.width, config.depth).to(memory_format=torch.channels_last)
 
-# %% ../nbs/11_training.ipynb #3089e970
+# %% ../nbs/11_training.ipynb #148f07d7
 @torch.no_grad()
 def predict(net: StackedHourglass, faces: Faces, tau: float = 10., window: int = 5, sigma: float = 1.5, batch: int = 16,
             decoders: tuple[str, ...] = tuple(DECODERS)) -> tuple[dict[str, Tensor], Tensor]:
@@ -188,7 +183,7 @@ def face_errors(found: Tensor, faces: Faces, kind: str | None = None) -> Tensor:
     kind = kind or faces.scheme.normaliser
     return nme(found, faces.points, normaliser(faces.points, faces.visible, kind, faces.scheme, faces.given), faces.visible)
 
-# %% ../nbs/11_training.ipynb #aa733e0c
+# %% ../nbs/11_training.ipynb #2b627eb1
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     "Have `write` fill a temporary file beside `path`, sync it to disk, rename it over `path`."
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -210,7 +205,7 @@ def learnt_from(config: Config) -> dict[str, Any]:
     "The config's fields that change what is learnt; two runs that agree in them are the same run."
     return {name: value for name, value in asdict(config).items() if name not in PLACE}
 
-# %% ../nbs/11_training.ipynb #2b627eb1
+# %% ../nbs/11_training.ipynb #7ff25005
 def save_state(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, epoch: int) -> None:
     "Weights, Adam's moments and the number of finished epochs, in one safetensors file."
     tensors = {f'net.{k}': v for k, v in net.state_dict().items()}
@@ -233,7 +228,7 @@ def load_state(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer) -> 
     optimiser.load_state_dict(state)
     return epoch
 
-# %% ../nbs/11_training.ipynb #7ff25005
+# %% ../nbs/11_training.ipynb #f0ab88c3
 def save_weights(path: Path, net: nn.Module, config: Config, faces: Faces) -> None:
     "The network alone, with what is needed to build and read it again: the config and the landmark scheme's name."
     about = dict(config=json.dumps(asdict(config)), scheme=faces.scheme.name, points=str(faces.scheme.points))
@@ -257,7 +252,7 @@ def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
     net.load_state_dict(tensors)
     return net.eval(), config
 
-# %% ../nbs/11_training.ipynb #f0ab88c3
+# %% ../nbs/11_training.ipynb #3be14a09
 def evaluation_config(checkpoint: Path | str, output: str | None = None, **given: Any) -> tuple[Config, StackedHourglass]:
     "What `evaluate.ipynb` runs on: the network of a checkpoint, and its config with what is `given` and not None in place."
     allowed = ('dataset', 'root', 'crop', 'tau', 'window', 'cache', 'on_error')
@@ -269,7 +264,7 @@ def evaluation_config(checkpoint: Path | str, output: str | None = None, **given
     config = replace(config, dataset=name, root=root, test_on=None, test_root=None, init=None)
     return replace(config, **{name: value for name, value in given.items() if value is not None}), net
 
-# %% ../nbs/11_training.ipynb #174bf9fd
+# %% ../nbs/11_training.ipynb #922a9b29
 def start_from(path: Path | str, net: StackedHourglass, config: Config) -> None:
     "Fills a new network with the weights of another run's; raises ValueError where the two networks differ."
     other, theirs = load_weights(path)
@@ -280,7 +275,7 @@ def start_from(path: Path | str, net: StackedHourglass, config: Config) -> None:
         raise ValueError(f'init {path}: another network ({differs}). Give this run the same, or leave init out.')
     net.load_state_dict(other.state_dict())
 
-# %% ../nbs/11_training.ipynb #922a9b29
+# %% ../nbs/11_training.ipynb #4ceb6b43
 def open_run(config: Config, faces: Faces) -> Path:
     "The run's folder, ready to begin or to go on; raises where it holds a run with other settings or other faces."
     folder, about = config.folder, dict(learnt_from(config), faces=fingerprint(faces))
@@ -308,7 +303,7 @@ def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
         except json.JSONDecodeError: break
     return rows
 
-# %% ../nbs/11_training.ipynb #b3231d61
+# %% ../nbs/11_training.ipynb #ca7c0366
 def batch_loss(net: nn.Module, faces: Faces, chosen: Tensor, generator: torch.Generator, config: Config) -> Tensor:
     "The loss of the faces `chosen` (B,): one random view of each, or two for siamese, through the network at once."
     device, method = next(net.parameters()).device, find_method(config.method)
@@ -321,7 +316,7 @@ def batch_loss(net: nn.Module, faces: Faces, chosen: Tensor, generator: torch.Ge
     outputs = list(zip(*(h.float().chunk(len(views)) for h in maps)))              # [view][stack]
     return training_loss(outputs, views, points - faces.margin, visible, swap, method, config.sigma, config.merging)
 
-# %% ../nbs/11_training.ipynb #ca7c0366
+# %% ../nbs/11_training.ipynb #855eb817
 def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
     """Train the config's network on `faces`, looking at `test` now and then; returns it trained, in eval mode.
 
@@ -360,7 +355,7 @@ def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
     save_weights(folder / 'weights.safetensors', net, config, faces)
     return net.eval()
 
-# %% ../nbs/11_training.ipynb #855eb817
+# %% ../nbs/11_training.ipynb #ea6f235f
 def check_finite(row: dict, folder: Path) -> None:
     "Raise where an epoch's loss is not a number, before anything of that epoch is written."
     if not math.isfinite(row['loss']):
