@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEMES', 'CATALOGUE', 'DataError', 'read_pts', 'Scheme', 'mirror_gap', 'Split', 'Inside', 'Face', 'Dataset',
            'register', 'find_dataset', 'read_folder', 'read_300w', 'read_wflw', 'read_own', 'read_scheme', 'own_scheme',
-           'read_split', 'Rows', 'Faces', 'open_photo', 'crop_view', 'cache_folder', 'build_cache', 'data_root',
-           'load_faces']
+           'read_split', 'Rows', 'Faces', 'open_photo', 'crop_view', 'cache_folder', 'Crops', 'build_cache',
+           'data_root', 'load_faces']
 
 # %% ../nbs/05_datasets.ipynb #d6d6380a
 import fcntl
@@ -447,7 +447,7 @@ class Rows:
 @dataclass
 class Faces:
     "Cropped faces, C = size + 2 margin px wide. Points are px of `images`; `squares` tell where in the photo that is."
-    images: np.ndarray | Rows                  # (N, 3, C, C) uint8, perhaps memory-mapped
+    images: 'np.ndarray | Rows | Crops'        # (N, 3, C, C) uint8, perhaps memory-mapped, perhaps made when asked for
     points: Tensor                             # (N, K, 2) float32, px of `images`
     visible: Tensor                            # (N, K) bool
     squares: Tensor                            # (N, 3) centre x, centre y, side in photo px
@@ -471,7 +471,7 @@ class Faces:
     def __getitem__(self, indices) -> 'Faces':
         "The faces at an index, a slice, a list or a mask; images are not copied."
         chosen = np.atleast_1d(np.arange(len(self))[slice(0) if isinstance(indices, list) and not indices else indices])
-        images = self.images if isinstance(self.images, Rows) else Rows(self.images, np.arange(len(self)))
+        images = self.images if hasattr(self.images, 'rows') else Rows(self.images, np.arange(len(self)))
         pick, rows = lambda values: [values[i] for i in chosen], torch.from_numpy(chosen)
         given = None if self.given is None else self.given[rows]
         return replace(self, images=images.rows(chosen), points=self.points[rows], visible=self.visible[rows],
@@ -656,7 +656,7 @@ def _store_crops(entry: Path, job: _Job) -> None:
     need, free = math.prod(job.shape), shutil.disk_usage(entry.parent).free
     if need > free:
         raise OSError(f'the crops of {job.label} need {need / 1e9:.1f} GB, {entry.parent} has {free / 1e9:.1f} GB: '
-                      'name another folder with `cache` or $SUBPIXEL_CACHE, or take fewer faces with `limit`')
+                      'name another folder with `cache` or $SUBPIXEL_CACHE, take fewer faces with `limit`, or keep none with cache \'stream\'')
     temporary.mkdir(exist_ok=True)
     lock = open(temporary / 'lock', 'w')
     try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -684,7 +684,22 @@ def _crops(cache: Path, job: _Job) -> tuple[np.ndarray, list[str]]:
         _store_crops(entry, job)
     raise OSError(f'the cache {entry} could not be written and read back: delete it and try again')
 
-# %% ../nbs/05_datasets.ipynb #9a725c9a
+# %% ../nbs/05_datasets.ipynb #c61e40dd
+class Crops:
+    "Crops that are made when they are asked for: to the eye an array (N, 3, C, C) uint8, of which only what is indexed exists."
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, job: _Job, index: np.ndarray) -> None: self.job, self.index, self.shape = job, index, (len(index), *job.shape[1:])
+    def __len__(self) -> int: return len(self.index)
+    def rows(self, index: np.ndarray) -> 'Crops': return Crops(self.job, self.index[index])
+    def __getitem__(self, i) -> np.ndarray:
+        chosen = np.asarray(self.index[i])
+        with _threads() as pool: found = list(pool.map(lambda k: self.job.crop(k)[0], chosen.ravel().tolist()))
+        return np.stack(found).reshape(*chosen.shape, *self.shape[1:]) if found else np.zeros((0, *self.shape[1:]), np.uint8)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray: return self[:].astype(dtype or self.dtype, copy=False)
+
+# %% ../nbs/05_datasets.ipynb #8b755edf
 def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tensor]:
     "Boxes (N, 4) and squares (N, 3), float64 photo px. Raises DataError for a face that has none."
     if boxes not in ('landmarks', 'file'): raise unknown('boxes', boxes, ('landmarks', 'file'))
@@ -698,18 +713,20 @@ def _squares(faces: Sequence[Face], crop: str, boxes: str) -> tuple[Tensor, Tens
         if not 0 < side < math.inf: raise DataError(face.photo, f'its {crop} crop would be a square of {side} px')
     return box, squares
 
-# %% ../nbs/05_datasets.ipynb #c61e40dd
+# %% ../nbs/05_datasets.ipynb #fabfc083
 def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size: int = 256,
                 cache: Path | str | None = None, on_error: str = 'raise', boxes: str = 'landmarks',
                 label: str = 'faces') -> Faces:
     """Crops every face once, with a margin of 5/16 size on each side, to a memory-mapped file; opens it if it is there.
 
-    `size`: side of the network's view, px. `cache`: see `cache_folder`. `boxes`: 'landmarks' or 'file'."""
+    `size`: side of the network's view, px. `cache`: see `cache_folder`, or 'stream' to crop when asked and keep nothing (a photo
+    that cannot be opened then raises at that moment). `boxes`: 'landmarks' or 'file'."""
     if not faces: raise ValueError('no faces to crop')
     if not isinstance(size, int) or size < 16: raise ValueError(f'size must be an integer >= 16 px, got {size!r}')
     box, squares = _squares(faces, crop, boxes)
     job = _Job(label, [f.photo for f in faces], box, squares, size, round(5 / 16 * size))
-    images, reasons = _crops(cache_folder(cache), job)
+    if cache == 'stream': images, reasons = Crops(job, np.arange(len(faces))), [''] * len(faces)
+    else: images, reasons = _crops(cache_folder(cache), job)
     _settle([DataError(p, reason) for p, reason in zip(job.photos, reasons) if reason], len(faces), label, on_error)
     good = [i for i, reason in enumerate(reasons) if not reason]
     if not good: raise DataError(label, 'no face is left')
@@ -719,10 +736,10 @@ def build_cache(faces: Sequence[Face], scheme: Scheme, crop: str = 'paper', size
     given = None
     if all(f.box for f in kept):
         given = transform_points(view, torch.tensor([f.box for f in kept], dtype=torch.float64).view(-1, 2, 2)).flatten(1)
-    return Faces(Rows(images, np.array(good)), points, torch.stack([f.visible for f in kept]), squares,
+    return Faces(images if cache == 'stream' else Rows(images, np.array(good)), points, torch.stack([f.visible for f in kept]), squares,
                  [f.name for f in kept], scheme, size, job.margin, crop, boxes, [f.subsets for f in kept], given)
 
-# %% ../nbs/05_datasets.ipynb #8b755edf
+# %% ../nbs/05_datasets.ipynb #a534906d
 def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
     "The dataset's folder: `root`; else below $SUBPIXEL_DATA the folder of its name, or that folder itself; else data/<name>."
     if root is not None: return Path(root).expanduser()
@@ -730,7 +747,7 @@ def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
     below = Path(given or 'data').expanduser() / dataset.name
     return below if below.is_dir() or not given else Path(given).expanduser()
 
-# %% ../nbs/05_datasets.ipynb #fabfc083
+# %% ../nbs/05_datasets.ipynb #ecc9a2f4
 def load_faces(dataset: str | Dataset, split: str, root: Path | str | None = None, size: int = 256,
                cache: Path | str | None = None, on_error: str = 'raise', limit: int | None = None,
                crop: str | None = None, boxes: str = 'landmarks') -> Faces:

@@ -910,3 +910,17 @@ def test_where_data_is_looked_for(tmp_path, monkeypatch):
     assert data_root(d) == tmp_path
     (tmp_path / '300w').mkdir()
     assert data_root(d) == tmp_path / '300w'
+
+
+def test_streamed_crops_are_the_cached_ones_and_leave_nothing(own: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv('SUBPIXEL_CACHE', str(tmp_path / 'cache'))
+    kept, streamed = load_faces('folder', 'train', own, 64), load_faces('folder', 'train', own, 64, 'stream')
+    assert streamed.images.shape == kept.images.shape and isinstance(streamed.images, datasets.Crops)
+    for index in (slice(None), [3, 1], 2, np.array([[0, 5]]), []): assert np.array_equal(streamed.images[index], kept.images[index]), index
+    assert np.array_equal(np.asarray(streamed[[4, 2]].images), np.asarray(kept[[4, 2]].images)) and torch.equal(streamed.points, kept.points)
+    shutil.rmtree(tmp_path / 'cache')
+    load_faces('folder', 'train', own, 64, 'stream').images[:]
+    assert not (tmp_path / 'cache').exists()
+    photo = next(p for p in sorted((own / 'train').iterdir()) if p.suffix != '.pts')
+    photo.write_bytes(b'')
+    with pytest.raises(DataError, match=photo.name): load_faces('folder', 'train', own, 64, 'stream').images[:]

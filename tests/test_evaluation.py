@@ -11,6 +11,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 from subpixel_nb.datasets import DataError, find_dataset, load_faces
+from subpixel_nb.evaluation import breakdown, jitter_table, plot_chosen
 from subpixel_nb.evaluation import mean_shape, mean_shape_in_box, plot_ced, plot_faces, plot_history, read_predictions, results_table, save_results
 from subpixel_nb.geometry import landmark_box
 from subpixel_nb.training import face_errors
@@ -137,3 +138,34 @@ def test_predictions_that_cannot_be_used(elsewhere, tmp_path):
     with pytest.raises(DataError, match='f.npz: not readable as .npz predictions'): read_predictions(tmp_path / 'f.npz', faces)
     with pytest.raises(DataError, match='expected a file ending in .npz, .csv, .json'): read_predictions(tmp_path / 'g.txt', faces)
     with pytest.raises(FileNotFoundError, match='there are no predictions'): read_predictions(tmp_path / 'h.csv', faces)
+
+
+def test_breakdown_by_hand(faces):
+    "Every point 2 px off but the mouth's, 4 px: the mean of all points lies between, by region each has its own."
+    off = torch.full((68, 1), 2.); off[48:] = 4.
+    table = breakdown(faces.points + off * torch.tensor([0., 1.]), faces, find_dataset('300w')).set_index('part')
+    eyes = (faces.points[:, 36] - faces.points[:, 45]).norm(dim=-1)
+    part = lambda index: (100 * (off[index, 0] * faces.visible[:, index]).sum(1) / faces.visible[:, index].sum(1) / eyes).mean().item()
+    assert table.loc['mouth', 'NME_ic %'] == pytest.approx(part(slice(48, 68)), rel=1e-5)
+    assert table.loc['nose', 'NME_ic %'] == pytest.approx(part(slice(27, 36)), rel=1e-5)
+    assert table.loc['all', 'NME_ic %'] == pytest.approx(part(slice(0, 68)), rel=1e-5)
+    several = table[table.faces > 1]
+    assert (several.low <= several['NME_ic %']).all() and (several['NME_ic %'] <= several.high).all() and table.loc['all', 'faces'] == 12
+    assert table.loc[[p for p in table.index if 'yaw' in p], 'faces'].sum() == 12
+
+
+def test_jitter_is_measured_in_the_photo(faces):
+    "A crop of half the photo's scale: 1 view px of alternating offset is 2 photo px up, down, up: a second difference of 8 px."
+    still = dataclasses.replace(faces, points=faces.points[:1].expand(12, -1, -1).clone(), visible=torch.ones_like(faces.visible),
+                                squares=torch.tensor([[300., 200., 128.]]).repeat(12, 1), names=[f'001/{i:06d}' for i in range(12)])
+    shake = torch.tensor([0., 1.]) * torch.tensor([1., -1.]).repeat(6)[:, None, None]
+    table = jitter_table({'true': still.points, 'shaken': still.points + shake}, still)
+    assert table.loc['shaken', 'predicted'] == pytest.approx(8, rel=1e-4) and table.loc['shaken', 'velocity'] == pytest.approx(4, rel=1e-4)
+    assert table.loc['true'].abs().max() == pytest.approx(0, abs=1e-4)
+
+
+def test_chosen_faces_are_drawn(faces):
+    off = faces.points + 1
+    fig = plot_chosen({'baseline': (off, [3, 1]), 'ours': (faces.points, [3, 1]), 'worst': (off, [0])}, faces)
+    assert fig.axes[0].get_title() == f'baseline: {face_errors(off, faces)[3]:.2f} %' and fig.axes[4].get_title().startswith('worst')
+    plt.close(fig)
