@@ -125,14 +125,14 @@ def test_a_short_run_on_real_faces(tmp_path, shared_data):
 
 def test_benchmark_measures_and_names_who_is_missing(tmp_path):
     "Speed is no test: only that it runs, small, that the answers beside the speeds are right, and that absent rivals are named."
-    done = run('benchmark', tmp_path / 'out.ipynb', faces=2, landmarks=20, seconds=0.2, compiled=False, output=tmp_path / 'tables')
+    done = run('benchmark', tmp_path / 'out.ipynb', faces=2, landmarks=20, seconds=0.2, compiled=False, photos=8, output=tmp_path / 'tables')
     table = pd.read_csv(tmp_path / 'tables/decoding.csv', index_col=0)
     assert table.maps_per_s.min() > 0 and {f'ours: {name}' for name in DECODERS if name != 'global'} < set(table.index)
     assert table.error['ours: gaussian'] < 0.04 < table.error['ours: local'] < 0.1 < table.error['ours: quarter'] < 0.3 < table.error['ours: argmax']
     printed = ''.join(''.join(o.get('text', '')) for c in done['cells'] for o in c.get('outputs', []))
     for package in ('face-alignment', 'mmpose', 'landmarker'):
         assert package in printed
-    assert {p.name for p in (tmp_path / 'tables').iterdir()} == {'decoding.csv', 'encoding.csv', 'ratios.csv', 'growth.png'}
+    assert {p.name for p in (tmp_path / 'tables').iterdir()} == {'decoding.csv', 'encoding.csv', 'ratios.csv', 'growth.png', 'cropping.csv'}
 
 
 def test_evaluate_scores_another_systems_points(tmp_path):
