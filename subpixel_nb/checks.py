@@ -6,7 +6,6 @@
 __all__ = ['ADVICE', 'example_folder', 'Survey', 'survey', 'count_table', 'problem_table', 'contact_sheet', 'plot_survey']
 
 # %% ../nbs/12c_checks.ipynb #3043b2af
-import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .datasets import DataError, Dataset, Face, Inside, crop_view, find_dataset, load_faces, open_photo
+from .datasets import DataError, Dataset, Face, crop_view, find_dataset, load_faces, open_photo, stored_in
 from .geometry import crop_square, landmark_box, square_map, transform_points
 from .metrics import yaw
 
@@ -61,25 +60,21 @@ ADVICE = {
     'same face twice': 'one of them may be in train and the other in test: leave one out'}
 
 
-def _stored(photo: Path | Inside) -> Path:
-    "The file that a photo lies in."
-    return photo.file if isinstance(photo, Inside) else photo
-
-
 def survey(dataset: str | Dataset, root: Path | str, open_all: bool = True) -> Survey:
     "Reads every split of a dataset below `root` and opens every photo (or none). Raises only where nothing at all is there."
     dataset, root = find_dataset(dataset), Path(root).expanduser()
     if dataset.reader is None: raise ValueError(f'{dataset.name} is drawn, not read: there are no files to check')
-    faces, found, problems, nothing = {}, {}, {}, []
+    faces, found, problems = {}, {}, {}
     for split in dataset.splits:
         complaints: list[DataError] = []
         try: members = dataset.reader(dataset, split, root, complaints)
-        except FileNotFoundError as e: members, found[split.name] = [], None; nothing.append(str(e))
-        else: found[split.name] = len(members)
-        if found[split.name] is None: problems['split not there', nothing[-1]] = None
+        except FileNotFoundError as e:
+            found[split.name] = problems['split not there', str(e)] = None
+            continue
+        found[split.name] = len(members)
         for face in members: faces.setdefault((face.name, face.points.numpy().tobytes()), face)
         for complaint in complaints: problems['face not readable', str(complaint)] = None
-    if not faces and not any(found.values()) and len(nothing) == len(dataset.splits): raise FileNotFoundError(nothing[0])
+    if all(count is None for count in found.values()): raise FileNotFoundError(next(iter(problems))[1])
     out = Survey(dataset, root, list(faces.values()), found, list(problems))
     if open_all: _open_all(out)
     _twice(out)
@@ -88,11 +83,11 @@ def survey(dataset: str | Dataset, root: Path | str, open_all: bool = True) -> S
 # %% ../nbs/12c_checks.ipynb #16a87aa0
 def _open_all(out: Survey) -> None:
     "Opens the photo of every face: fills `sizes`, appends what cannot be opened and points that lie off it."
-    absent = {f for f in {_stored(face.photo) for face in out.faces} if not f.is_file()}
+    absent = {f for f in {stored_in(face.photo) for face in out.faces} if not f.is_file()}
 
     def one(i: int) -> tuple[str, str] | tuple[int, int]:
         face = out.faces[i]
-        if _stored(face.photo) in absent: return 'photo not there', str(face.photo)
+        if stored_in(face.photo) in absent: return 'photo not there', str(face.photo)
         try: return open_photo(face.photo)[0].size
         except DataError as e: return 'photo not readable', str(e)
     with ThreadPoolExecutor() as pool: results = list(pool.map(one, range(len(out.faces))))
@@ -110,7 +105,7 @@ def _twice(out: Survey) -> None:
     "Appends faces whose landmarks another face has, too, digit by digit: the same face under two names, or listed twice."
     first: dict[bytes, Face] = {}
     for face in out.faces:
-        other = first.setdefault(hashlib.blake2b(face.points.numpy().tobytes()).digest(), face)
+        other = first.setdefault(face.points.numpy().tobytes(), face)
         if other is not face: out.problems.append(('same face twice', f'{face.photo} and {other.photo}'))
 
 # %% ../nbs/12c_checks.ipynb #1336d51c

@@ -275,7 +275,8 @@ def _covariance(rest: Tensor, m: dict, data: list[Tensor], q: list[Tensor], s: T
     left = ((flat[:, None] @ flat[..., None]).flatten() - sum(u * v for u, v in zip(q, data))).clamp(min=0)
     scale = left / max(rest[0].numel() - len(data), 1) * (s / a) ** 2 if len(rest) else left
     covariance = torch.stack([columns[j][1 + i] * scale for i in (0, 1) for j in (0, 1)], -1).view(-1, 2, 2)
-    good = (a > 0) & (s > SIGMAS[0]) & (s < SIGMAS[1]) & covariance.isfinite().all(2).all(1)
+    good = (a > 0) & covariance.isfinite().all(2).all(1)
+    if len(data) == 4: good &= (s > SIGMAS[0]) & (s < SIGMAS[1])                         # a sigma that was given may be any
     return torch.where(good[:, None, None], covariance, torch.diag(covariance.new_full((2,), torch.inf)))
 
 # %% ../nbs/02_decoding.ipynb #fd8b8dcb
@@ -284,7 +285,8 @@ def gaussian_fit(heatmaps: Tensor, sigma: float | None = None, window: int = 13,
 
     Gauss-Newton with variable projection on the window x window px around the largest pixel, slid into the frame; the last
     step works on the residuals, for float32's sake. A map without a peak (constant, not positive, not finite) answers its
-    largest pixel with infinite covariance, one with pixels of -inf near its peak too. Differentiable through the unrolled steps. Raises: ValueError for an even window."""
+    largest pixel with infinite covariance, one with pixels of -inf near its peak too, and one whose free sigma ends at either
+    of SIGMAS. Differentiable through the unrolled steps. Raises: ValueError for an even window."""
     _check_window(window)
     maps = _maps(heatmaps)
     x, y, value = peak(maps)

@@ -107,6 +107,13 @@ def test_the_fit_reaches_the_cramer_rao_bound_and_knows_its_error(sigma, noise):
         assert (inside < -2 * math.log(1 - share)).float().mean().item() == pytest.approx(share, abs=0.03)
 
 
+def test_a_given_sigma_may_be_wide():
+    "A free sigma beyond SIGMAS is no Gaussian to the fit; one that was told is taken at its word."
+    truth = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) * 100 + 78
+    fit = gaussian_fit(encode(from_heatmap(truth), 256, 8.), sigma=8., window=33)
+    assert (fit.points - truth).abs().max() < 1e-3 and fit.covariance.isfinite().all()
+
+
 def test_the_fit_against_scipy():
     "One noisy map, the same least-squares problem by another optimiser in float64, covariance too."
     from scipy.optimize import curve_fit
