@@ -25,7 +25,8 @@ from .datasets import DataError, Dataset, Faces
 from .geometry import inverse, landmark_box, transform_points
 from .metrics import INNER_49, POSE_MARKS, auc, bootstrap, normaliser, pose_bins, region_errors, score, scored, video_jitter, yaw
 from .releases import by_video
-from .training import face_errors, write_atomic
+from .checkpoints import write_atomic
+from .training import face_errors
 
 # %% ../nbs/12_evaluation.ipynb #2c1c2566
 def mean_shape(faces: Faces) -> Tensor:

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['CROPS', 'to_heatmap', 'from_heatmap', 'translation', 'scaling', 'rotation', 'reflection', 'stride_map', 'compose',
-           'inverse', 'transform_points', 'scale_of', 'similarity', 'on_heatmap', 'warp', 'coverage', 'Crop', 'unknown',
-           'landmark_box', 'crop_square', 'square_map', 'flip_permutation', 'flip_points']
+           'inverse', 'transform_points', 'scale_of', 'similarity', 'on_heatmap', 'sampling_grid', 'Sampling', 'smooth',
+           'warp', 'coverage', 'Crop', 'unknown', 'landmark_box', 'crop_square', 'square_map', 'flip_permutation',
+           'flip_points']
 
 # %% ../nbs/00_geometry.ipynb #b5358ae2
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Iterable, Sequence
 
 import torch
-from kornia.filters import gaussian_blur2d
-from kornia.geometry.transform import warp_affine
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/00_geometry.ipynb #5548de78
@@ -101,25 +102,117 @@ def similarity(degrees: Tensor, scale: Tensor, mirrored: Tensor, size: int) -> T
 
 
 def on_heatmap(m: Tensor, stride: float = 4) -> Tensor:
-    "The map (..., 3, 3) between two images, written for their heatmaps: stride^-1, m, stride."
-    s = stride_map(stride).to(m)
-    return compose(inverse(s), m, s)
+    """The map (..., 3, 3) between two images, written for their heatmaps: stride^-1, m, stride.
+
+    Worked out: X = (x + o) / s with o = (1 - s) / 2 on both sides leaves the linear part A alone and makes t (t + (1 - A) o) / s."""
+    offset = (1 - stride) / 2
+    out = m.clone()
+    out[..., :2, 2] = (m[..., :2, 2] + offset * (1 - m[..., :2, :2].sum(-1))) / stride
+    return out
 
 # %% ../nbs/00_geometry.ipynb #c9fa50b8
-def warp(images: Tensor, m: Tensor, size: int | tuple[int, int], min_scale: float = 1.) -> Tensor:
-    """Images or heatmaps (..., C, H, W), float, moved by maps (..., 3, 3) from source to output px; bilinear, 0 outside.
+def sampling_grid(m: Tensor, source: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    "Where output pixels look (B, H, W, 2) under maps (B, 3, 3), in grid_sample's units: -1 and 1 are the centres of the outer pixels."
+    y, x = (torch.arange(n, device=m.device, dtype=m.dtype) for n in size)
+    axes = []
+    for row, side in zip(inverse(m)[:, :2].unbind(1), source[::-1]):
+        a, b, c = (row * (2 / max(side - 1, 1)))[:, :, None].unbind(1)                         # (B, 1) each
+        axes.append((b * y + c - 1)[:, :, None] + (a * x)[:, None])
+    return torch.stack(axes, -1)
 
-    `size`: output side or (H, W). `min_scale` < 1 filters every image whose map shrinks; it bounds the shrinking."""
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    batch = images.shape[:-3]
+# %% ../nbs/00_geometry.ipynb #67ede36d
+def _taps(m: Tensor, units: Tensor, here: tuple[int, int], there: tuple[int, int], reach: int) -> tuple[Tensor, Tensor]:
+    """Which pixels `there` each pixel `here` is summed from: indices and weights (B h w, (2 reach)²).
+
+    Maps m (B, 3, 3) lead from here to there. Distances there, in the `units` of maps (..., 3, 3), go through the tent."""
+    y, x = (torch.arange(n, dtype=m.dtype) for n in here)
+    a = m[:, :2, :, None, None]
+    place = (a[:, :, 0] * x + (a[:, :, 1] * y[:, None] + a[:, :, 2]))[:, :, None]              # (B, 2, 1, h, w)
+    near = place.floor() + torch.arange(1 - reach, reach + 1, dtype=m.dtype).view(-1, 1, 1)    # (B, 2, 2 reach, h, w)
+    inside = near.clamp(min=0).minimum(torch.tensor(there[::-1], dtype=m.dtype).view(2, 1, 1, 1) - 1)
+    away = units.expand(len(m), 3, 3)[:, :2, :2, None, None, None] * (near - place)[:, None]   # (B, u and v, x and y of there, ...)
+    away[:, 0].masked_fill_(inside != near, torch.inf)
+    tents = [(d[:, 0, None] + d[:, 1, :, None]).abs_().neg_().add_(1).clamp_(min=0) for d in away.unbind(1)]
+    column, row = inside.int().unbind(1)
+    row = row * there[1] + torch.arange(len(m), dtype=torch.int32).view(-1, 1, 1, 1) * (there[0] * there[1])
+    return tuple(t.flatten(1, 2).flatten(2).transpose(1, 2).reshape(-1, 4 * reach ** 2)
+                 for t in (column[:, None] + row[:, :, None], tents[0].mul_(tents[1])))
+
+# %% ../nbs/00_geometry.ipynb #2728e04b
+class Sampling:
+    "Bilinear sampling of images (B, C, *source) under maps (B, 3, 3) to (B, C, *size), 0 outside: worked out once, used on many."
+
+    def __init__(self, m: Tensor, source: tuple[int, int], size: tuple[int, int]):
+        self.m, self.source, self.size = m, source, size
+        self.grid = self.there = self.back = None                      # each is made when it is first asked for
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.by_rows(images): return _Rows.apply(images, self)
+        if self.grid is None: self.grid = sampling_grid(self.m, self.source, self.size)
+        return F.grid_sample(images, self.grid.to(images.dtype), 'bilinear', 'zeros', align_corners=True)
+
+    def by_rows(self, images: Tensor) -> bool:
+        "Whether sums of rows are the faster way: on a CPU, for many channels, under maps that do not enlarge much."
+        if images.device.type != 'cpu' or torch.compiler.is_compiling() or images.shape[1] < 16: return False
+        return images.dtype == self.m.dtype and not self.m.requires_grad and self.reach() <= 4
+
+    def reach(self) -> float:
+        "How far, in output px per axis, a source pixel is felt."
+        return self.m[:, :2, :2].abs().sum(-1).max().item()
+
+    def rows(self, images: Tensor, back: bool = False) -> Tensor:
+        "Images (B, C, *source) sampled; with `back`, images (B, C, *size) under the transpose of that."
+        if back and self.back is None:
+            self.back = _taps(self.m, inverse(self.m), self.source, self.size, max(math.ceil(self.reach()), 1))
+        if not back and self.there is None:
+            self.there = _taps(inverse(self.m), torch.eye(3).to(self.m), self.size, self.source, 1)
+        index, weight = self.back if back else self.there
+        pixels = images.movedim(1, -1).reshape(-1, images.shape[1])    # no copy where the images lie channels last
+        out = F.embedding_bag(index, pixels, mode='sum', per_sample_weights=weight)
+        return out.view(len(images), *(self.source if back else self.size), -1).movedim(-1, 1)
+
+# %% ../nbs/00_geometry.ipynb #12a2910c
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images: Tensor, sampling: Sampling) -> Tensor:
+        ctx.sampling = sampling
+        return sampling.rows(images)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]: return ctx.sampling.rows(gradient, back=True), None
+
+# %% ../nbs/00_geometry.ipynb #b4937df6
+def smooth(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    "Images (B, C, H, W) under Gaussians of sigma (B,) px cut off at `radius` px, one axis after the other; mirrored at the border."
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=sigma.device) / sigma[:, None]) ** 2)
+    taps = (taps / taps.sum(-1, keepdim=True))[:, :, None, None, None]
+    for axis, sides in ((-1, (radius, radius, 0, 0)), (-2, (0, 0, radius, radius))):
+        side, wide = images.shape[axis], F.pad(images, sides, mode='reflect')
+        images = wide.narrow(axis, radius, side) * taps[:, radius]
+        for i in (*range(radius), *range(radius + 1, 2 * radius + 1)): images.addcmul_(wide.narrow(axis, i, side), taps[:, i])
+    return images
+
+# %% ../nbs/00_geometry.ipynb #4d83960e
+def warp(images: Tensor, m: Tensor, size: int | tuple[int, int], min_scale: float = 1.) -> Tensor:
+    """Images or heatmaps (..., C, H, W) moved by maps (..., 3, 3) from source to output px; bilinear, 0 outside.
+
+    Bytes are answered as float 0..255. `size`: output side or (H, W). `min_scale` < 1 filters every image whose map
+    shrinks; it bounds the shrinking."""
+    size, batch = (size, size) if isinstance(size, int) else tuple(size), images.shape[:-3]
     flat = images.flatten(0, -4) if batch else images[None]
     m = m.to(images.device).expand(*batch, 3, 3).reshape(-1, 3, 3)
-    if min_scale < 1:
-        sigma = (0.25 * (scale_of(m).clamp(min=min_scale, max=1) ** -2 - 1)).clamp(min=1e-4).sqrt().to(flat)
-        radius = 1 + int(3 * 0.5 * (min_scale ** -2 - 1) ** 0.5)
-        flat = gaussian_blur2d(flat.contiguous(), 2 * radius + 1, sigma[:, None].expand(-1, 2))
-    out = warp_affine(flat, m[:, :2].to(flat.dtype), size, mode='bilinear', padding_mode='zeros', align_corners=True)
+    few = torch.get_num_threads() if flat.device.type == 'cpu' and min_scale < 1 else len(flat)
+    out = [_warp(some, maps, size, min_scale) for some, maps in zip(flat.split(few), m.split(few))]
+    out = torch.cat(out) if len(out) > 1 else out[0]
     return out.reshape(*batch, *out.shape[1:])
+
+
+def _warp(images: Tensor, m: Tensor, size: tuple[int, int], min_scale: float) -> Tensor:
+    images = images if images.is_floating_point() else images.float()
+    if min_scale < 1:
+        sigma = (0.25 * (scale_of(m).clamp(min=min_scale, max=1) ** -2 - 1)).clamp(min=1e-4).sqrt()
+        images = smooth(images, sigma.to(images), 1 + int(3 * 0.5 * (min_scale ** -2 - 1) ** 0.5))
+    return Sampling(m.to(images), tuple(images.shape[-2:]), size)(images)
 
 
 def coverage(m: Tensor, source: int, size: int) -> Tensor:
@@ -130,7 +223,7 @@ def coverage(m: Tensor, source: int, size: int) -> Tensor:
     inside = ((where >= 0) & (where <= source - 1)).all(-1)
     return inside.unflatten(-1, (size, size))
 
-# %% ../nbs/00_geometry.ipynb #12a2910c
+# %% ../nbs/00_geometry.ipynb #4d9a919e
 @dataclass(frozen=True)
 class Crop:
     "A named rule from a face box to the square that the network sees."
@@ -147,7 +240,7 @@ CROPS: dict[str, Crop] = {c.name: c for c in (
     Crop('luvli', 1.1, source='tight landmark box; LUVLi'),
     Crop('fan', 200 / 195, 'sum', 0.12, source='detector box; FAN and face-alignment'))}
 
-# %% ../nbs/00_geometry.ipynb #e4b63320
+# %% ../nbs/00_geometry.ipynb #66546b86
 def unknown(kind: str, value: object, known: Iterable[str]) -> ValueError:
     "The error for an unknown name: it lists the known ones, the nearest first."
     known = list(known)
@@ -182,7 +275,7 @@ def square_map(square: Tensor, size: int, margin: int = 0) -> Tensor:
     edge = size / 2 - 0.5 + margin
     return _matrix(k, 0, edge - k * cx, 0, k, edge - k * cy)
 
-# %% ../nbs/00_geometry.ipynb #b6408c3d
+# %% ../nbs/00_geometry.ipynb #a2930ea0
 def flip_permutation(pairs: Sequence[tuple[int, int]], count: int) -> Tensor:
     "Index (K,) that exchanges each pair of landmarks, the others staying. Raises if a landmark is listed twice."
     index, seen = torch.arange(count), [i for pair in pairs for i in pair]

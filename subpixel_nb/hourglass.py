@@ -9,7 +9,7 @@ __all__ = ['BLOCKS', 'POOLS', 'shortcut', 'HierarchicalBlock', 'BottleneckBlock'
 # %% ../nbs/08_hourglass.ipynb #7cbcd119
 from copy import deepcopy
 from functools import partial
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -123,29 +123,29 @@ class StackedHourglass(nn.Module):
                  pool: str = 'avg'):          # a name of POOLS
         super().__init__()
         check_network(points, stacks, width, depth, block, pool)
-        self.points, self.stacks, self.width, self.depth = points, stacks, width, depth
-        make, down = BLOCKS[block], POOLS[pool]
-        self.stem = nn.Sequential(nn.Conv2d(3, width // 4, 7, stride=2, padding=3), nn.BatchNorm2d(width // 4),
-                                  nn.ReLU(inplace=True), make(width // 4, width // 2), down(),
-                                  make(width // 2, width // 2), make(width // 2, width))
+        self.points, self.stacks, self.width, self.depth, make, down = points, stacks, width, depth, BLOCKS[block], POOLS[pool]
+        self.stem = nn.Sequential(nn.Conv2d(3, width // 4, 7, stride=2, padding=3), nn.BatchNorm2d(width // 4), nn.ReLU(inplace=True),
+                                  make(width // 4, width // 2), down(), make(width // 2, width // 2), make(width // 2, width))
         self.hourglasses = nn.ModuleList(Hourglass(width, depth, make, down) for _ in range(stacks))
         self.necks = nn.ModuleList(nn.Sequential(make(width, width), nn.Conv2d(width, width, 1), nn.BatchNorm2d(width),
                                                  nn.ReLU(inplace=True)) for _ in range(stacks))
         self.heads = nn.ModuleList(nn.Conv2d(width, points, 1) for _ in range(stacks))
         self.remap_features = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.remap_heatmaps = nn.ModuleList(nn.Conv2d(points, width, 1) for _ in range(stacks - 1))
-        for head in self.heads:                                      # answers begin near 0, as most of a heatmap is:
-            nn.init.normal_(head.weight, std=1e-3)                   # a large first loss would fill Adam's second
-            nn.init.zeros_(head.bias)                                # moments and stall it
+        for head in self.heads:                                      # answers begin near 0, as most of a heatmap is: a large
+            nn.init.normal_(head.weight, std=1e-3)                   # first loss would fill Adam's second moments and stall it
+            nn.init.zeros_(head.bias)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def steps(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        "Stack by stack: the heatmaps (B, points, S/4, S/4), and the features (B, width, S/4, S/4) they are read from."
         check_images(images, 4 * 2**self.depth)
-        x, heatmaps = self.stem(images), []
+        x = self.stem(images)
         for i in range(self.stacks):
             features = self.necks[i](self.hourglasses[i](x))
-            heatmaps.append(self.heads[i](features))
-            if i + 1 < self.stacks: x = x + self.remap_features[i](features) + self.remap_heatmaps[i](heatmaps[i])
-        return heatmaps
+            yield (heatmaps := self.heads[i](features)), features
+            if i + 1 < self.stacks: x = x + self.remap_features[i](features) + self.remap_heatmaps[i](heatmaps)
+
+    def forward(self, images: Tensor) -> list[Tensor]: return [heatmaps for heatmaps, _ in self.steps(images)]
 
 # %% ../nbs/08_hourglass.ipynb #15d29753
 def check_network(points: int, stacks: int, width: int, depth: int, block: str, pool: str) -> None:
@@ -155,12 +155,12 @@ def check_network(points: int, stacks: int, width: int, depth: int, block: str, 
     if block not in BLOCKS: raise unknown('block', block, BLOCKS)
     if pool not in POOLS: raise unknown('pool', pool, POOLS)
 
-# %% ../nbs/08_hourglass.ipynb #ae5bbff8
+# %% ../nbs/08_hourglass.ipynb #2130b1c4
 def parameter_count(net: nn.Module) -> int:
     "Number of trainable scalars."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
-# %% ../nbs/08_hourglass.ipynb #df586beb
+# %% ../nbs/08_hourglass.ipynb #0583d518
 def multiply_adds(net: nn.Module, size: int = 256) -> int:
     "Multiply-adds of the convolutions for one image of `size` x `size` px, counted on the `meta` device."
     copy, image = deepcopy(net).to('meta').eval(), torch.empty(1, 3, size, size, device='meta')

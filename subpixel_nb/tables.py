@@ -20,7 +20,7 @@ import pandas as pd
 
 from .datasets import CATALOGUE, find_dataset
 from .geometry import unknown
-from .training import write_atomic
+from .checkpoints import write_atomic
 
 # %% ../nbs/12b_tables.ipynb #0906f6e3
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from subpixel_nb.augmentation import UPRIGHT, Jitter, exchange, random_view, restore, upright_view
+from subpixel_nb.augmentation import UPRIGHT, Draw, Jitter, draw_views, exchange, random_view, restore, upright_view
 from subpixel_nb.encoding import encode
 from subpixel_nb.geometry import flip_permutation, transform_points
 
@@ -34,8 +34,8 @@ def test_the_picture_is_where_the_points_are():
 
 
 def test_ranges_are_the_papers_and_the_seed_is_the_view():
-    images, points, visible = faces(400)
-    small = images[:, :, :8, :8].contiguous()
+    points, visible = torch.rand(400, 5, 2) * 8, torch.ones(400, 5, dtype=torch.bool)
+    small = torch.randint(256, (400, 3, 8, 8), dtype=torch.uint8)
     views = [random_view(small, points, visible, SWAP, torch.Generator().manual_seed(s), size=4) for s in (1, 1, 2)]
     assert torch.equal(views[0].maps, views[1].maps) and torch.equal(views[0].images, views[1].images)
     assert not torch.equal(views[0].maps, views[2].maps)
@@ -78,6 +78,70 @@ def test_no_pairs_no_mirror_and_upright_is_a_cut():
     view = random_view(images, points, visible, SWAP, torch.Generator(), jitter=UPRIGHT)
     assert (view.images - upright_view(images)).abs().max() < 1e-3
     assert torch.equal(upright_view(images), images[..., 80:336, 80:336].float() / 255)
+
+
+# ---- left and right change places
+
+CYCLE, FLAGS = torch.tensor([2, 0, 1, 4, 3]), torch.tensor([True, False, True])      # not its own inverse, as a flip is
+
+
+@pytest.mark.parametrize('shape', [(3, 5), (3, 5, 2), (3, 5, 4, 6)])
+def test_exchange_face_by_face(shape):
+    values = torch.arange(torch.Size(shape).numel()).view(shape)
+    expected = torch.stack([face[CYCLE] if flag else face for face, flag in zip(values, FLAGS)])
+    assert torch.equal(exchange(values, FLAGS, CYCLE), expected)
+    assert torch.equal(exchange(values > 7, FLAGS, CYCLE), expected > 7)
+    assert exchange(values, FLAGS, None) is values
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_gradient_of_exchange(layout):
+    "Against finite differences, and to the last bit against autograd's own through indexing; the layout stays."
+    values = torch.rand(3, 5, 2, 3, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    assert exchange(values, FLAGS, CYCLE).is_contiguous(memory_format=layout)
+    assert torch.autograd.gradcheck(lambda v: exchange(v, FLAGS, CYCLE), values)
+    assert torch.autograd.gradgradcheck(lambda v: exchange(v, FLAGS, CYCLE), values)
+    weights = torch.rand_like(values)
+    ours, = torch.autograd.grad(exchange(values, FLAGS, CYCLE), values, weights)
+    theirs, = torch.autograd.grad(torch.where(FLAGS.view(3, 1, 1, 1), values[:, CYCLE], values), values, weights)
+    assert torch.equal(ours, theirs) and not torch.equal(ours, weights)
+
+
+# ---- drawn beforehand
+
+@pytest.mark.parametrize('permutation', [SWAP, None])
+def test_drawn_here_or_before(permutation):
+    images, points, visible = faces(6)
+    visible[2, 1] = False
+    draw = draw_views((6,), torch.Generator().manual_seed(4), mirror=permutation is not None)
+    before = random_view(images, points, visible, permutation, draw)
+    here = random_view(images, points, visible, permutation, torch.Generator().manual_seed(4))
+    for name in ('images', 'points', 'visible', 'maps', 'mirrored', 'scale'):
+        assert torch.equal(getattr(before, name), getattr(here, name)), name
+    assert here.mirrored.any() == (permutation is not None)
+
+
+def test_a_draw_is_indexed_like_its_shape():
+    flat, draw = (draw_views(shape, torch.Generator().manual_seed(2), size=64) for shape in ((24,), (3, 2, 4)))
+    for name, tail in dict(maps=(3, 3), mirrored=(), scale=(), colour=(3,)).items():
+        whole = getattr(draw, name)
+        assert whole.shape == (3, 2, 4, *tail) and torch.equal(whole.flatten(0, 2), getattr(flat, name))
+        assert torch.equal(getattr(draw[1, 0], name), whole[1, 0]) and torch.equal(getattr(draw[:, :, 1:3], name), whole[:, :, 1:3])
+    assert isinstance(draw.to(torch.device('cpu')), Draw)
+
+
+def test_a_view_is_made_of_its_draw():
+    "Six numbers a view, in this order: angle, scale, mirror, three colours."
+    draw = draw_views((50,), torch.Generator().manual_seed(9), 64, Jitter(20, .1, .3, .2))
+    u = torch.rand(6, 50, generator=torch.Generator().manual_seed(9))
+    assert torch.allclose(draw.scale, 0.9 + 0.2 * u[1]) and torch.equal(draw.mirrored, u[2] < 0.3)
+    assert torch.allclose(draw.colour, 0.8 + 0.4 * u[3:].T)
+    angle, sign = torch.deg2rad(40 * u[0] - 20), torch.where(u[2] < 0.3, -1., 1.)
+    centre, right = torch.tensor([[31.5, 31.5]]), torch.tensor([[32.5, 31.5]])
+    assert (transform_points(draw.maps, centre) - centre).abs().max() < 1e-4                         # turns about the middle
+    step = torch.stack([sign * draw.scale * angle.cos(), -sign * draw.scale * angle.sin()], -1)
+    assert (transform_points(draw.maps, right)[:, 0] - centre - step).abs().max() < 1e-4
+    assert not draw_views((50,), torch.Generator().manual_seed(9), mirror=False).mirrored.any()
 
 
 @pytest.mark.parametrize('wrong', [dict(degrees=-1.), dict(scale=1.), dict(mirror=2.), dict(colour=float('nan'))])

@@ -1,12 +1,14 @@
 "Property tests of subpixel_nb.geometry: points, images and heatmaps move together, to 1e-4 px."
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from subpixel_nb.encoding import encode
-from subpixel_nb.geometry import (CROPS, compose, coverage, crop_square, flip_permutation, flip_points, from_heatmap, inverse,
-                                  landmark_box, on_heatmap, reflection, scale_of, similarity, square_map, stride_map,
-                                  to_heatmap, transform_points, warp)
+from subpixel_nb.geometry import (CROPS, Sampling, compose, coverage, crop_square, flip_permutation, flip_points, from_heatmap,
+                                  inverse, landmark_box, on_heatmap, reflection, sampling_grid, scale_of, similarity, smooth,
+                                  square_map, stride_map, to_heatmap, transform_points, warp)
 
 degrees, scales, flags = st.floats(-180, 180), st.floats(0.5, 2), st.booleans()
 pixels = st.floats(-50, 300)
@@ -82,6 +84,48 @@ def test_warp_averages_where_it_shrinks():
     inner = (..., slice(40, 88), slice(40, 88))
     assert (filtered[inner] - 0.5).abs().max() < 0.1 and torch.isfinite(plain).all()
     assert torch.allclose(warp(stripes, torch.eye(3), 128, min_scale=0.5), stripes, atol=1e-3)
+
+
+def test_bytes_are_warped_as_their_numbers_and_a_batch_as_its_images():
+    "Several images go in small parts on a CPU: the cuts must not show."
+    images = torch.randint(0, 256, (5, 3, 40, 40), dtype=torch.uint8)
+    m = torch.stack([view(d, k, f, 40) for d, k, f in ((0, .85, True), (20, 1., False), (-30, 1.1, True), (9, .9, False), (0, 1., False))])
+    whole = warp(images, m, 30, min_scale=0.85)
+    assert whole.dtype == torch.float32 and torch.equal(whole, warp(images.float(), m, 30, min_scale=0.85))
+    assert torch.allclose(whole, torch.stack([warp(i, t, 30, min_scale=0.85) for i, t in zip(images, m)]), atol=1e-4)
+
+
+def test_smoothing_is_scipys():
+    from scipy.ndimage import correlate1d
+    images, sigma = torch.rand(3, 2, 12, 17, dtype=torch.float64), torch.tensor([0.01, 0.4, 0.9], dtype=torch.float64)
+    for image, s, ours in zip(images.numpy(), sigma.tolist(), smooth(images, sigma, 3).numpy()):
+        taps = np.exp(-0.5 * (np.arange(-3, 4) / s) ** 2)
+        theirs = correlate1d(correlate1d(image, taps / taps.sum(), axis=-1, mode='mirror'), taps / taps.sum(), axis=-2, mode='mirror')
+        assert np.abs(ours - theirs).max() < 1e-12
+
+
+@settings(max_examples=30, deadline=None)
+@given(degrees, st.floats(0.4, 2.5), flags, st.tuples(st.floats(-9, 9), st.floats(-9, 9)), st.integers(0, 99))
+def test_sums_of_rows_are_grid_sample_and_their_way_back_is_the_transpose(deg, k, mirrored, shift, seed):
+    g = torch.Generator().manual_seed(seed)
+    m = compose(similarity(torch.tensor([deg, -deg]), torch.tensor([k, 1 / k]), torch.tensor([mirrored, False]), 20),
+                torch.eye(3) + torch.tensor([[0, 0, shift[0]], [0, 0, shift[1]], [0, 0, 0]])).double()
+    x, y = torch.rand(2, 3, 14, 21, generator=g, dtype=torch.float64), torch.rand(2, 3, 17, 11, generator=g, dtype=torch.float64)
+    sampling = Sampling(m, (14, 21), (17, 11))
+    there = F.grid_sample(x, sampling_grid(m, (14, 21), (17, 11)), align_corners=True)
+    assert (sampling.rows(x) - there).abs().max() < 1e-9
+    assert abs((sampling.rows(x) * y).sum() - (x * sampling.rows(y, back=True)).sum()) < 1e-9
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('k', [1., 9.])                                      # 9: a source pixel is felt too far for sums of rows
+def test_many_channels_are_warped_like_few(layout, k):
+    m, x = view(-20., k, True, 24)[None], torch.rand(2, 18, 24, 24).contiguous(memory_format=layout).requires_grad_()
+    assert Sampling(m, (24, 24), (24, 24)).by_rows(x) == (k == 1)
+    many, few = warp(x, m, 24), torch.cat([warp(part, m, 24) for part in x.split(3, 1)], 1)
+    weights = torch.rand(many.shape)
+    for a, b in ((many, few), *zip(*(torch.autograd.grad((h * weights).sum(), x) for h in (many, few)))):
+        assert torch.allclose(a, b, atol=2e-4)
 
 
 def test_coverage_is_where_ones_come_from():

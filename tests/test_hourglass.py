@@ -87,6 +87,15 @@ def test_the_network_is_its_definition(photos):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_steps_hand_out_what_the_heatmaps_are_read_from(photos):
+    net = small(stacks=3).eval()
+    steps, answer = list(net.steps(photos)), net(photos)
+    assert len(steps) == 3 and all(torch.equal(heatmaps, one) for (heatmaps, _), one in zip(steps, answer))
+    for head, (heatmaps, features) in zip(net.heads, steps):
+        assert features.shape == (2, 16, 8, 8) and torch.equal(head(features), heatmaps)
+    with pytest.raises(ValueError, match='divisible by 16'): next(net.steps(photos[..., :30]))
+
+
 def test_biases_are_where_fan_has_them():
     biased = {name for name, m in small().named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
     assert biased == {'stem.0', 'necks.0.1', 'necks.1.1', 'heads.0', 'heads.1', 'remap_features.0', 'remap_heatmaps.0'}

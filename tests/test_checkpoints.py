@@ -1,0 +1,272 @@
+"A run's folder under kills, full disks, second runs and strangers' files: subpixel_nb.checkpoints."
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save_file
+
+from subpixel_nb.checkpoints import (Position, append_line, evaluation_config, fingerprint, load_state, load_weights, open_run,
+                                     read_metrics, save_state, save_weights, start_from, write_atomic)
+from subpixel_nb.datasets import load_faces
+from subpixel_nb.recipe import build_network, configure
+
+SMALL = dict(dataset='synthetic', width=8, stacks=1, size=64, depth=2, limit=12, precision='float32')
+
+
+@pytest.fixture(scope='module')
+def faces(): return load_faces('synthetic', 'train', size=64, limit=12)
+
+
+def network(**other):
+    "A small network that has taken one step, and its optimiser."
+    net = build_network(configure(**SMALL | other), 68)
+    adam = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
+    net(torch.rand(2, 3, 64, 64))[-1].square().sum().backward()
+    adam.step()
+    return net, adam
+
+
+def python(script: str, *words: object) -> subprocess.Popen:
+    "A second process that runs a script."
+    return subprocess.Popen([sys.executable, '-c', textwrap.dedent(script), *map(str, words)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+# Files
+
+def test_write_atomic_leaves_the_old_file_where_writing_fails(tmp_path):
+    path = tmp_path / 'f'
+    path.write_text('old')
+    def fails(p): p.write_text('half'); raise KeyError('planted')
+    with pytest.raises(KeyError, match='planted'): write_atomic(path, fails)
+    assert path.read_text() == 'old' and [p.name for p in tmp_path.iterdir()] == ['f']
+
+
+def test_a_full_disk_is_named_and_the_last_state_is_untouched(tmp_path):
+    "In a process that may write files of 40 kB: the state does not fit, nor does a long line of a log."
+    net, adam = network()
+    save_state(tmp_path / 'state.safetensors', net, adam, Position(3))
+    before = (tmp_path / 'state.safetensors').read_bytes()
+    assert len(before) > 80_000
+    done = python('''
+        import resource, sys
+        from pathlib import Path
+        import torch
+        from subpixel_nb.checkpoints import Position, append_line, save_state
+        from subpixel_nb.recipe import build_network, configure
+        folder, net = Path(sys.argv[1]), build_network(configure(dataset='synthetic', width=8, stacks=1, size=64, depth=2), 68)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        for write in (lambda: save_state(folder / 'state.safetensors', net, torch.optim.Adam(net.parameters()), Position(4)),
+                      lambda: append_line(folder / 'metrics.jsonl', dict(a='x' * 50_000))):
+            try: write()
+            except OSError as e: print(e)
+        ''', tmp_path)
+    printed, failed = done.communicate(timeout=300)
+    assert not done.returncode, failed
+    for name in ('state.safetensors', 'metrics.jsonl'):
+        assert (f'File too large: {name} could not be written; what was there is untouched. Make room there, then run the same '
+                f"command again: it goes on: '{tmp_path / name}'") in printed
+    assert (tmp_path / 'state.safetensors').read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} <= {'state.safetensors', 'metrics.jsonl'}
+    assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize('code, said', [(28, 'No space left on device: f could .* Make room there'),
+                                        (122, 'Disk quota exceeded: f could .* Make room there'),
+                                        (30, 'Read-only file system: f could .* Make it writable')])
+def test_what_to_do_about_a_disk(tmp_path, code, said):
+    def fails(p): raise OSError(code, 'as the system says it')
+    with pytest.raises(OSError, match=said) as told: write_atomic(tmp_path / 'f', fails)
+    assert told.value.errno == code
+
+
+def test_files_are_readable_to_whom_the_folder_is(tmp_path, faces):
+    net, adam = network()
+    mask = os.umask(0o022)
+    try:
+        save_state(tmp_path / 'state.safetensors', net, adam, Position())
+        save_weights(tmp_path / 'weights.safetensors', net, configure(**SMALL), faces)
+    finally: os.umask(mask)
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o644}
+
+
+def test_a_line_that_was_cut_short_is_left_out(tmp_path):
+    for i in range(3): append_line(tmp_path / 'metrics.jsonl', dict(epoch=i, loss=0.1 + i))
+    with (tmp_path / 'metrics.jsonl').open('a') as file: file.write('{"epoch": 3, "lo')
+    assert read_metrics(tmp_path) == [dict(epoch=i, loss=0.1 + i) for i in range(3)]
+    assert read_metrics(tmp_path / 'none') == []
+
+
+# State and weights
+
+def test_a_state_comes_back_to_the_bit(tmp_path):
+    net, adam = network()
+    save_state(tmp_path / 's', net, adam, Position(7, 3, torch.rand(3)), 'me')
+    other, fresh = network(seed=5)
+    place = load_state(tmp_path / 's', other, fresh, 'me')
+    assert (place.epoch, place.step, len(place.losses)) == (7, 3, 3)
+    for a, b in zip(net.state_dict().values(), other.state_dict().values()): assert torch.equal(a, b)
+    saved, found = adam.state_dict()['state'], fresh.state_dict()['state']
+    assert saved.keys() == found.keys()
+    for i in saved:
+        for k in ('exp_avg', 'exp_avg_sq', 'step'):
+            assert torch.equal(saved[i][k], found[i][k]) and saved[i][k].stride() == found[i][k].stride()
+
+
+@pytest.mark.parametrize('spoil, said', [
+    (lambda path: os.truncate(path, path.stat().st_size // 2), 'not a readable safetensors file .* Delete it to begin this run anew'),
+    (lambda path: os.truncate(path, 0), 'not a readable safetensors file'),
+    (lambda path: path.write_bytes(b'\x80\x04pickle'), 'not a readable safetensors file'),
+    (lambda path: save_file(dict(a=torch.zeros(1)), path), 'the state of another run. Take it away, or name another output'),
+    (lambda path: save_state(path, *network(), Position(1), 'another'), 'the state of another run'),
+    (lambda path: save_state(path, *network(width=16), Position(1), 'me'), 'the state of another network'),
+])
+def test_a_state_that_is_none_of_ours_is_left_alone(tmp_path, spoil, said):
+    path = tmp_path / 'state.safetensors'
+    net, adam = network()
+    save_state(path, net, adam, Position(1), 'me')
+    spoil(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=said): load_state(path, net, adam, 'me')
+    assert path.read_bytes() == before
+
+
+def test_weights_come_back_with_their_config(tmp_path, faces):
+    net, config = network()[0], configure(**SMALL)
+    save_weights(tmp_path / 'weights.safetensors', net, config, faces)
+    for path in (tmp_path, tmp_path / 'weights.safetensors', str(tmp_path)):
+        loaded, found = load_weights(path)
+        assert found == config and not loaded.training
+        for a, b in zip(loaded.state_dict().values(), net.state_dict().values()): assert torch.equal(a, b)
+
+
+def test_weights_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no trained network here'): load_weights(tmp_path)
+    (tmp_path / 'weights.safetensors').write_bytes(b'not safetensors')
+    with pytest.raises(ValueError, match='not a readable safetensors file'): load_weights(tmp_path)
+    save_file(dict(a=torch.zeros(1)), tmp_path / 'weights.safetensors')
+    with pytest.raises(ValueError, match='without our config'): load_weights(tmp_path)
+
+
+def test_start_from_wants_the_same_network(tmp_path, faces):
+    net, config = network()[0], configure(**SMALL)
+    save_weights(tmp_path / 'weights.safetensors', net, config, faces)
+    other = build_network(replace(config, seed=9), 68)
+    start_from(tmp_path, other, replace(config, seed=9))
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values()))
+    for change, said in ((dict(width=16), 'width 8 there, 16 here'),
+                         (dict(method='static'), 'kind StackedHourglass there, CorrectedHourglass here')):
+        wide = replace(config, **change)
+        with pytest.raises(ValueError, match=f'another network .{said}'): start_from(tmp_path, build_network(wide, 68), wide)
+    with pytest.raises(ValueError, match='landmarks 68 there, 19 here'): start_from(tmp_path, build_network(config, 19), config)
+
+
+def test_evaluation_config_is_the_run_with_what_is_given(tmp_path, faces):
+    config = configure(**SMALL, root='here', test_on='300w', test_root='there', init='before')
+    save_weights(tmp_path / 'weights.safetensors', network()[0], config, faces)
+    known, _ = evaluation_config(tmp_path)
+    assert (known.dataset, known.root, known.test_on, known.init) == ('300w', 'there', None, None)
+    assert evaluation_config(tmp_path, dataset='300w-private')[0].root is None                  # another dataset's folder is no help
+    assert evaluation_config(tmp_path, dataset='synthetic')[0].root == 'here'
+    assert evaluation_config(tmp_path, window=7, tau=None)[0] == replace(known, window=7)
+    with pytest.raises(ValueError, match="unknown parameter 'widht'"): evaluation_config(tmp_path, widht=3)
+
+
+# One run to a folder
+
+def entered(config, faces) -> tuple[str, set[str]]:
+    with open_run(config, faces) as (folder, run): return run, {p.name for p in folder.iterdir()}
+
+
+def test_a_folder_holds_one_run(faces, tmp_path):
+    here = configure(**SMALL, output=str(tmp_path / 'run'))
+    run, files = entered(here, faces)
+    assert re.fullmatch('[0-9a-f]{16}', run) and files == {'.lock', 'config.json'}
+    assert entered(replace(here, save_minutes=1., test_every=1), faces)[0] == run              # these change nothing that is learnt
+    with pytest.raises(ValueError, match=r'holds another run \(sigma: 1.5 there, 2.0 now; seed: 0 there, 4 now\). Name another output'):
+        entered(replace(here, sigma=2., seed=4), faces)
+    (tmp_path / 'run/results.csv').write_text('old')
+    again, files = entered(replace(here, sigma=2., resume=False), faces)
+    assert again != run and files == {'.lock', 'config.json'} and json.loads((tmp_path / 'run/config.json').read_text())['sigma'] == 2
+
+
+@pytest.mark.parametrize('change', [lambda f: f[:8], lambda f: replace(f, points=f.points + 1e-3), lambda f: replace(f, visible=~f.visible),
+                                    lambda f: replace(f, names=[*f.names[1:], 'another']), lambda f: replace(f, images=255 - f.images[:]),
+                                    lambda f: replace(f, crop='hrnet')],
+                         ids=['number', 'points', 'masks', 'names', 'pictures', 'crop'])
+def test_changed_faces_are_another_run(faces, tmp_path, change):
+    here = configure(**SMALL, output=str(tmp_path))
+    entered(here, faces)
+    before = (tmp_path / 'config.json').read_bytes()
+    assert fingerprint(change(faces)) != fingerprint(faces) == fingerprint(replace(faces, names=list(faces.names)))
+    with pytest.raises(ValueError, match='holds another run .faces: .* Name another output'): entered(here, change(faces))
+    assert (tmp_path / 'config.json').read_bytes() == before
+
+
+@pytest.mark.parametrize('text, said', [('{"dataset": "synth', 'config.json: not readable .* Put it back, or name another output'),
+                                        ('[1]', 'config.json: not the config of a run'), ('', 'config.json: not readable')])
+def test_a_damaged_config(faces, tmp_path, text, said):
+    here = configure(**SMALL, output=str(tmp_path))
+    entered(here, faces)
+    (tmp_path / 'config.json').write_text(text)
+    for config in (here, replace(here, resume=False)):
+        with pytest.raises(ValueError, match=said): entered(config, faces)
+    assert (tmp_path / 'config.json').read_text() == text
+
+
+@pytest.mark.parametrize('name, text', [('thesis.tex', 'x'), ('config.json', '{"model_type": "bert"}')])
+def test_what_is_no_run_is_not_deleted(faces, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match='holds no run: it is not deleted'):
+        entered(configure(**SMALL, resume=False, output=str(tmp_path)), faces)
+    assert (tmp_path / name).read_text() == text
+
+
+def test_what_a_kill_left_half_written_goes(faces, tmp_path):
+    for name in ('.state.safetensors.4711', '.metrics.jsonl.12', '.hidden', 'mine.12'): (tmp_path / name).write_text('half')
+    assert entered(configure(**SMALL, output=str(tmp_path)), faces)[1] == {'.lock', 'config.json', '.hidden', 'mine.12'}
+
+
+@pytest.mark.parametrize('place', ['file/run', 'file'])
+def test_a_folder_that_cannot_be(faces, tmp_path, place):
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(OSError, match='the run cannot be kept there. Name another output'):
+        entered(configure(**SMALL, output=str(tmp_path / place)), faces)
+
+
+def test_a_folder_that_may_not_be_written(faces, tmp_path):
+    (tmp_path / 'run').mkdir(mode=0o500)
+    if os.access(tmp_path / 'run', os.W_OK): place = '/proc'                                 # root writes anywhere but there
+    else: place = str(tmp_path / 'run')
+    with pytest.raises(OSError, match='the run cannot be kept there. Name another output'):
+        entered(configure(**SMALL, output=place), faces)
+
+
+def test_a_second_process_is_refused_and_told_who_is_first(faces, tmp_path):
+    first = python('''
+        import sys, time
+        from subpixel_nb.checkpoints import open_run
+        from subpixel_nb.datasets import load_faces
+        from subpixel_nb.recipe import configure
+        config = configure(dataset='synthetic', size=64, depth=2, limit=12, output=sys.argv[1])
+        with open_run(config, load_faces('synthetic', 'train', size=64, limit=12)):
+            print('open', flush=True)
+            time.sleep(120)
+        ''', tmp_path)
+    here = configure(dataset='synthetic', size=64, depth=2, limit=12, output=str(tmp_path))
+    try:
+        assert first.stdout.readline() == 'open\n', first.stderr.read()
+        for config in (here, replace(here, resume=False)):
+            with pytest.raises(ValueError, match=f'another run is at work there .process {first.pid} on .*Wait for it, or name'):
+                entered(config, faces)
+    finally:
+        first.kill()
+        first.communicate()
+    assert entered(here, faces)                                                               # the lock went with the process
