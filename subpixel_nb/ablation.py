@@ -239,7 +239,7 @@ def plot_lines(tables: Mapping[str, pd.DataFrame], unit: str) -> Figure:
                 ax.annotate(f'{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]', (row.ours, place), (8, 0), textcoords='offset points',
                             va='center', fontsize=7)
         ax.set_yticks(y, table.row, fontsize=8); ax.set_title(title, fontsize=9, loc='left'); ax.grid(alpha=.3, axis='x')
-        low, high = table.ours.min(), table.ours.max()
+        low, high = (table.ours.min(), table.ours.max()) if table.ours.notna().any() else (0, 1)         # nothing was measured yet
         ax.set(xlim=(low - .1 * (high - low or 1), high + .5 * (high - low or 1)), ylim=(-.6, len(table) - .4)); ax.tick_params(labelsize=8)
     fig.supxlabel(unit, fontsize=8)
     fig.tight_layout()

@@ -68,7 +68,7 @@ def test_a_full_disk_is_named_and_the_last_state_is_untouched(tmp_path):
             try: write()
             except OSError as e: print(e)
         ''', tmp_path)
-    printed, failed = done.communicate(timeout=300)
+    printed, failed = done.communicate(timeout=900)
     assert not done.returncode, failed
     for name in ('state.safetensors', 'metrics.jsonl'):
         assert (f'File too large: {name} could not be written; what was there is untouched. Make room there, then run the same '

@@ -16,7 +16,7 @@ from subpixel_nb.siamese import l2_loss
 CPU = torch.device('cpu')
 
 
-def two_processes(script: str, folder, timeout: float = 300) -> list[dict]:
+def two_processes(script: str, folder, timeout: float = 900) -> list[dict]:
     "What a script, run as two processes of one gloo group, leaves in `answer` in each."
     begin = '''
         import sys
