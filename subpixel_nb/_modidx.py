@@ -282,6 +282,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                  'subpixel_nb/geometry.py'),
                                       'subpixel_nb.geometry.flip_points': ('geometry.html#flip_points', 'subpixel_nb/geometry.py'),
                                       'subpixel_nb.geometry.from_heatmap': ('geometry.html#from_heatmap', 'subpixel_nb/geometry.py'),
+                                      'subpixel_nb.geometry.gaussian_taps': ('geometry.html#gaussian_taps', 'subpixel_nb/geometry.py'),
                                       'subpixel_nb.geometry.inverse': ('geometry.html#inverse', 'subpixel_nb/geometry.py'),
                                       'subpixel_nb.geometry.landmark_box': ('geometry.html#landmark_box', 'subpixel_nb/geometry.py'),
                                       'subpixel_nb.geometry.on_heatmap': ('geometry.html#on_heatmap', 'subpixel_nb/geometry.py'),

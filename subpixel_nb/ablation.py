@@ -41,6 +41,7 @@ from .training import face_errors, predict
 SETTINGS: dict[str, dict[str, Any]] = {
     'paper': {},                                              # the recipe: 256 px, 2 stacks, width 256, 50 epochs
     'small': dict(size=128, depth=3, width=32, epochs=12, lr=2e-3, schedule='onecycle', test_every=12),    # two CPU cores
+    'long': dict(size=128, depth=3, width=32, epochs=48, lr=2e-3, schedule='onecycle', test_every=48),     # four times that
     'tiny': dict(size=64, depth=2, width=8, stacks=1, epochs=1, batch=8, lr=5e-3, limit=16, precision='float32')}    # a test's
 
 
@@ -54,7 +55,7 @@ class Training:
     @property
     def kind(self) -> str:
         "The name without the seed: siamese, siamese-merged, local-sigma1."
-        return '-'.join([self.method, *(str(v) if k == 'merging' else f'{k}{v:g}' for k, v in self.changes)])
+        return '-'.join([self.method, *(v if isinstance(v, str) else f'{k}{v:g}' for k, v in self.changes)])
     @property
     def name(self) -> str: return f'{self.kind}-{self.seed}'
 

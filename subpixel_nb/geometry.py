@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CROPS', 'to_heatmap', 'from_heatmap', 'translation', 'scaling', 'rotation', 'reflection', 'stride_map', 'compose',
-           'inverse', 'transform_points', 'scale_of', 'similarity', 'on_heatmap', 'sampling_grid', 'Sampling', 'smooth',
-           'warp', 'coverage', 'Crop', 'unknown', 'landmark_box', 'crop_square', 'square_map', 'flip_permutation',
-           'flip_points']
+           'inverse', 'transform_points', 'scale_of', 'similarity', 'on_heatmap', 'sampling_grid', 'Sampling',
+           'gaussian_taps', 'smooth', 'warp', 'coverage', 'Crop', 'unknown', 'landmark_box', 'crop_square',
+           'square_map', 'flip_permutation', 'flip_points']
 
 # %% ../nbs/00_geometry.ipynb #b5358ae2
 import difflib
@@ -182,17 +182,24 @@ class _Rows(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]: return ctx.sampling.rows(gradient, back=True), None
 
 # %% ../nbs/00_geometry.ipynb #b4937df6
-def smooth(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    "Images (B, C, H, W) under Gaussians of sigma (B,) px cut off at `radius` px, one axis after the other; mirrored at the border."
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=sigma.device) / sigma[:, None]) ** 2)
-    taps = (taps / taps.sum(-1, keepdim=True))[:, :, None, None, None]
+def gaussian_taps(variance: Tensor, radius: int) -> Tensor:
+    "Lindeberg's discrete Gaussian exp(-v) I_n(v), n = -radius..radius, of variances (B,) px²: (B, 2 radius + 1), of sum 1."
+    w = torch.arange(4 * radius + 4, device=variance.device, dtype=variance.dtype) * (math.pi / (2 * radius + 2))
+    n = torch.arange(-radius, radius + 1, device=variance.device)
+    taps = (torch.exp(variance[:, None, None] * (w.cos() - 1)) * torch.cos(n[:, None] * w)).mean(-1)
+    return taps / taps.sum(-1, keepdim=True)
+
+# %% ../nbs/00_geometry.ipynb #b6408c3d
+def smooth(images: Tensor, variance: Tensor, radius: int) -> Tensor:
+    "Images (B, C, H, W) under `gaussian_taps` of variance (B,) px², one axis after the other; mirrored at the border."
+    taps = gaussian_taps(variance, radius)[:, :, None, None, None]
     for axis, sides in ((-1, (radius, radius, 0, 0)), (-2, (0, 0, radius, radius))):
         side, wide = images.shape[axis], F.pad(images, sides, mode='reflect')
         images = wide.narrow(axis, radius, side) * taps[:, radius]
         for i in (*range(radius), *range(radius + 1, 2 * radius + 1)): images.addcmul_(wide.narrow(axis, i, side), taps[:, i])
     return images
 
-# %% ../nbs/00_geometry.ipynb #4d83960e
+# %% ../nbs/00_geometry.ipynb #83a0cbfc
 def warp(images: Tensor, m: Tensor, size: int | tuple[int, int], min_scale: float = 1.) -> Tensor:
     """Images or heatmaps (..., C, H, W) moved by maps (..., 3, 3) from source to output px; bilinear, 0 outside.
 
@@ -210,8 +217,8 @@ def warp(images: Tensor, m: Tensor, size: int | tuple[int, int], min_scale: floa
 def _warp(images: Tensor, m: Tensor, size: tuple[int, int], min_scale: float) -> Tensor:
     images = images if images.is_floating_point() else images.float()
     if min_scale < 1:
-        sigma = (0.25 * (scale_of(m).clamp(min=min_scale, max=1) ** -2 - 1)).clamp(min=1e-4).sqrt()
-        images = smooth(images, sigma.to(images), 1 + int(3 * 0.5 * (min_scale ** -2 - 1) ** 0.5))
+        variance = 0.25 * (scale_of(m).clamp(min=min_scale, max=1) ** -2 - 1)
+        images = smooth(images, variance.to(images), 1 + int(3 * 0.5 * (min_scale ** -2 - 1) ** 0.5))
     return Sampling(m.to(images), tuple(images.shape[-2:]), size)(images)
 
 
@@ -223,7 +230,7 @@ def coverage(m: Tensor, source: int, size: int) -> Tensor:
     inside = ((where >= 0) & (where <= source - 1)).all(-1)
     return inside.unflatten(-1, (size, size))
 
-# %% ../nbs/00_geometry.ipynb #4d9a919e
+# %% ../nbs/00_geometry.ipynb #0f7366f6
 @dataclass(frozen=True)
 class Crop:
     "A named rule from a face box to the square that the network sees."
@@ -240,7 +247,7 @@ CROPS: dict[str, Crop] = {c.name: c for c in (
     Crop('luvli', 1.1, source='tight landmark box; LUVLi'),
     Crop('fan', 200 / 195, 'sum', 0.12, source='detector box; FAN and face-alignment'))}
 
-# %% ../nbs/00_geometry.ipynb #66546b86
+# %% ../nbs/00_geometry.ipynb #e6e3bb95
 def unknown(kind: str, value: object, known: Iterable[str]) -> ValueError:
     "The error for an unknown name: it lists the known ones, the nearest first."
     known = list(known)
@@ -275,7 +282,7 @@ def square_map(square: Tensor, size: int, margin: int = 0) -> Tensor:
     edge = size / 2 - 0.5 + margin
     return _matrix(k, 0, edge - k * cx, 0, k, edge - k * cy)
 
-# %% ../nbs/00_geometry.ipynb #a2930ea0
+# %% ../nbs/00_geometry.ipynb #f50049d4
 def flip_permutation(pairs: Sequence[tuple[int, int]], count: int) -> Tensor:
     "Index (K,) that exchanges each pair of landmarks, the others staying. Raises if a landmark is listed twice."
     index, seen = torch.arange(count), [i for pair in pairs for i in pair]
