@@ -191,18 +191,19 @@ def here(**changes) -> Path:
 def test_two_processes_in_float32_of_two_threads_each(tmp_path):
     """The losses are those of one process up to rounding; without shared_norm they are not.
 
-    All from one parent, which has computed on two threads before it forks, and computes on afterwards."""
+    The rate is low, since Adam's first steps make a rounding error as large as a gradient. All from one parent, which has
+    computed on two threads before it forks, and computes on afterwards."""
     status, said = script('''
         launching.share_cores = lambda count: torch.set_num_threads(2)
         torch.set_num_threads(2)
         torch.rand(1_000_000).exp().sum()
         for name, more in dict(one={}, two=dict(processes=2), own=dict(processes=2, shared_norm=False)).items():
-            launching.launch(config(**more, epochs=2, test_every=2, output=f'{sys.argv[1]}/{name}'), faces, test)
+            launching.launch(config(**more, epochs=2, test_every=2, lr=1e-5, output=f'{sys.argv[1]}/{name}'), faces, test)
         assert torch.get_num_threads() == 2 and torch.rand(1_000_000).exp().isfinite().all()
         ''', tmp_path)
     assert status == 0, said
     one, two, own = ([row['loss'] for row in read_metrics(tmp_path / name)] for name in ('one', 'two', 'own'))
-    assert two == pytest.approx(one, rel=3e-3) and two[0] == pytest.approx(one[0], rel=2e-4)
+    assert two == pytest.approx(one, rel=1e-5)
     assert abs(own[0] - one[0]) > 10 * abs(two[0] - one[0]) and len(own) == 2
 
 
