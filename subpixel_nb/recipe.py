@@ -20,6 +20,7 @@ from .datasets import find_dataset
 from .geometry import CROPS, unknown
 from .hourglass import StackedHourglass
 from .siamese import MERGES, find_method
+from .wild import STEP_SETS
 
 # %% ../nbs/10b_recipe.ipynb #1ba03fb5
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     'paper': dict(width=256, stacks=2, size=256, epochs=50, batch=16, lr=1e-4, schedule='step'),
     'synthetic': dict(width=32, stacks=2, size=128, depth=3, epochs=12, batch=16, lr=2e-3, schedule='onecycle', limit=800,
                       test_every=3)}
+RECIPES |= {name: RECIPES['synthetic'] | dict(test_every=12) for name in STEP_SETS} | {
+    'synthetic-wild': dict(width=64, stacks=2, size=128, depth=3, epochs=16, batch=16, lr=2e-3, schedule='onecycle', limit=4000,
+                           test_every=16)}                                     # for photos
 
 
 def configure(**parameters: Any) -> Config:

@@ -7,7 +7,7 @@ __all__ = ['CIRCLE', 'Light', 'HALF', 'LAYOUT', 'JAW', 'BROWS', 'NOSE', 'EYES', 
            'SKIN', 'HAIR', 'IRIS', 'SKULL', 'SKULL_RADII', 'HAIRLINE', 'GRID', 'RELIEF', 'SPOTS', 'COUNTS', 'boxes_of',
            'cuts', 'coverage', 'spline', 'curve', 'stroke', 'ellipse', 'mix', 'Path', 'paint', 'mirrored', 'knob',
            'Build', 'Portrait', 'sample_portrait', 'identity', 'expression', 'azimuths', 'rotation', 'slide', 'tone',
-           'Head', 'draw_body', 'draw_ears', 'draw_hair', 'draw_face', 'draw_nose', 'draw_brows', 'draw_eye',
+           'Parts', 'Head', 'draw_body', 'draw_ears', 'draw_hair', 'draw_face', 'draw_nose', 'draw_brows', 'draw_eye',
            'draw_mouth', 'draw_features', 'draw_glasses', 'draw_things', 'draw_occluders', 'skin_light', 'smooth',
            'tint', 'coarse_lights', 'enlarge', 'spread', 'placement', 'paint_finely', 'ground', 'draw', 'expose',
            'render', 'synthetic_faces', 'image_shift', 'bilinear', 'find_edge', 'close_up', 'wedge_edges',
@@ -15,7 +15,7 @@ __all__ = ['CIRCLE', 'Light', 'HALF', 'LAYOUT', 'JAW', 'BROWS', 'NOSE', 'EYES', 
 
 # %% ../nbs/06_synthetic.ipynb #2db3d194
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
@@ -243,7 +243,7 @@ class Build:
 # %% ../nbs/06_synthetic.ipynb #59b4d8ab
 HAIRSTYLES = {'short': .42, 'long': .33, 'afro': .1, 'bald': .15}   # and how many wear them
 
-
+# %% ../nbs/06_synthetic.ipynb #f2f104a3
 @dataclass(frozen=True)
 class Portrait(Build):
     "All that is drawn of one face. `Portrait()` is the mean face, from the front, on a plain ground."
@@ -278,7 +278,11 @@ class Portrait(Build):
             if abs(value := getattr(self, name)) <= limit: continue
             raise ValueError(f'{name} must be in +-{limit} degrees, got {value}')
 
-# %% ../nbs/06_synthetic.ipynb #8d6d5ac2
+    def head(self, slide_limit: float) -> 'Head': return Head(self, slide_limit)
+
+    def expose(self, canvas: np.ndarray, size: int) -> np.ndarray: return expose(canvas, self, size)
+
+# %% ../nbs/06_synthetic.ipynb #4007772c
 SPLITS = ('train', 'validation', 'test')
 
 
@@ -297,7 +301,7 @@ def sample_portrait(seed: int, index: int, split: str = 'train', difficulty: flo
                     strands=int(some(.3, 1, 8)), patch=some(.12, .5, 1.6), clutter=int(rng.integers(0, 16)),
                     blur=some(.4, .3, 1.2), noise=difficulty * rng.uniform(0, .025), texture=int(rng.integers(1 << 31)))
 
-# %% ../nbs/06_synthetic.ipynb #a3ea1101
+# %% ../nbs/06_synthetic.ipynb #3a6cde51
 def identity(q: np.ndarray, p: Build) -> None:
     "Moves landmarks (68, 3), in place, to the build of this face."
     x, y, low = q[:, 0], q[:, 1], np.clip(LAYOUT[JAW, 1] / 12, 0, 1)
@@ -317,7 +321,7 @@ def identity(q: np.ndarray, p: Build) -> None:
     y[MOUTH] = 6.67 + thick * from_seam + p.mouth_height + .6 * p.nose_length
     x[MOUTH] *= p.mouth_width
 
-# %% ../nbs/06_synthetic.ipynb #3a6cde51
+# %% ../nbs/06_synthetic.ipynb #18060495
 def expression(q: np.ndarray, p: Portrait) -> None:
     "Moves landmarks (68, 3), in place: mouth open, smile, brows, lids."
     x, y, z = q.T
@@ -337,7 +341,7 @@ def expression(q: np.ndarray, p: Portrait) -> None:
     upper, lower = [37, 38, 43, 44], [41, 40, 47, 46]
     y[upper] += .92 * p.blink * (y[lower] - .06 - y[upper])
 
-# %% ../nbs/06_synthetic.ipynb #ef744a22
+# %% ../nbs/06_synthetic.ipynb #04589907
 def azimuths(layout: np.ndarray) -> np.ndarray:
     "Where the skin at each landmark faces, seen from above: degrees (68,), 0 ahead, positive at the picture's right."
     turned = np.degrees(np.arctan2(layout[:, 0] / 7.6 ** 2, layout[:, 2] / 9.5 ** 2))    # an ellipse, 7.6 cm by 9.5 cm
@@ -366,7 +370,7 @@ def slide(q: np.ndarray, azimuth: np.ndarray, yaw: float) -> tuple[np.ndarray, n
     move = np.stack([np.sin(new) - np.sin(old), np.zeros(len(q)), 1.5 * (np.cos(new) - np.cos(old))], 1)
     return q + np.abs(q[:, :1]) * move, excess
 
-# %% ../nbs/06_synthetic.ipynb #e1b6da0d
+# %% ../nbs/06_synthetic.ipynb #867670e5
 SKIN = np.array([(.95, .81, .71), (.90, .71, .59), (.80, .59, .45), (.62, .42, .30), (.42, .28, .21)])
 HAIR = np.array([(.09, .07, .07), (.23, .14, .10), (.43, .27, .15), (.74, .57, .33), (.66, .65, .65)])
 IRIS = np.array([(.22, .13, .08), (.42, .28, .14), (.38, .45, .28), (.30, .47, .64)])
@@ -379,15 +383,30 @@ def tone(stops: np.ndarray, t: float) -> np.ndarray:
     "Colour at t in 0..1 along `stops` (n, 3)."
     return np.array([np.interp(t, np.linspace(0, 1, len(stops)), c) for c in stops.T])
 
-# %% ../nbs/06_synthetic.ipynb #867670e5
-class Head:
+# %% ../nbs/06_synthetic.ipynb #f84612f2
+class Parts:
+    "What a head is made of: the functions of the cells below, in one place where a subclass can put others (lesson 06b does)."
+    def shape(self, q: np.ndarray) -> None: identity(q, self.p); expression(q, self.p)
+
+    def features(self) -> list['Path']: return draw_features(self)
+
+    def over(self) -> list['Path']: return draw_occluders(self)
+
+    def lights(self, *place: np.ndarray) -> dict[str, np.ndarray]: return coarse_lights(self, *place)
+
+    def placement(self, size: int, margin: int) -> tuple[float, np.ndarray]: return placement(self.points, self.visible, size, margin)
+
+    @property
+    def teeth(self) -> float: return min(4 * self.p.mouth, 1)
+
+# %% ../nbs/06_synthetic.ipynb #547a6d99
+class Head(Parts):
     "A portrait's landmarks in space and in the picture (cm), and what the drawing functions share."
     def __init__(self, p: Portrait, slide_limit: float = 35.) -> None:
         self.p, self.matrix = p, rotation(p)
         self.rng = None if p.texture is None else np.random.default_rng([p.texture, 0])
         q = LAYOUT.copy()
-        identity(q, p)
-        expression(q, p)
+        self.shape(q)
         if self.rng: q += p.quirk * self.rng.normal(size=q.shape)
         q[JAW], excess = slide(q[JAW], AZIMUTH[JAW], p.yaw)
         self.solid, self.points = q, self.project(q)
@@ -419,7 +438,7 @@ class Head:
     @property
     def hairline(self) -> np.ndarray: return HAIRLINE - np.outer(np.linspace(0, 1, 5), (0, self.p.hairline, 0, 0))
 
-# %% ../nbs/06_synthetic.ipynb #b26909c3
+# %% ../nbs/06_synthetic.ipynb #7bfb7d46
 def draw_body(h: Head) -> list[Path]:
     "Neck, the shadow of the head on it, and shoulders."
     shirt = h.rng.uniform(.08, .9) + h.rng.normal(0, .15, 3) if h.rng else (.3, .4, .6)
@@ -444,7 +463,7 @@ def draw_ears(h: Head) -> list[Path]:
         paths += [Path(h.project(ring), h.skin * .93, 1, 'plain'), Path(h.project(inner), h.skin * .7, .6, 'plain')]
     return paths
 
-# %% ../nbs/06_synthetic.ipynb #33e3be32
+# %% ../nbs/06_synthetic.ipynb #91cf7dea
 def draw_hair(h: Head) -> tuple[list[Path], list[Path]]:
     "Hair (or the bald skull) behind the face, and what of it hangs over the forehead."
     p, skull = h.p, SKULL_RADII * (h.p.face_width, 1, 1)
@@ -469,7 +488,7 @@ def draw_face(h: Head) -> list[Path]:
     "The skin."
     return [Path(h.outline, h.skin, 1, 'skin')]
 
-# %% ../nbs/06_synthetic.ipynb #bc7eb328
+# %% ../nbs/06_synthetic.ipynb #53add85f
 def draw_nose(h: Head) -> list[Path]:
     "The flank away from the light, wings, underside, nostrils, and the shine on ridge and tip."
     p, q = h.p, h.points
@@ -501,7 +520,7 @@ def draw_brows(h: Head) -> list[Path]:
         paths.append(Path(np.concatenate([curve(h.points[order]), curve(under)[::-1]]), ink, .85, 'skin'))
     return paths
 
-# %% ../nbs/06_synthetic.ipynb #de38f0ce
+# %% ../nbs/06_synthetic.ipynb #e2956fb8
 def draw_eye(h: Head, upper: list[int], lower: list[int]) -> list[Path]:
     "Fold, rim, lashes, white, iris, pupil, the lid's shadow, glint. The white's edge runs through the six landmarks."
     p, q = h.p, h.points
@@ -523,7 +542,7 @@ def draw_eye(h: Head, upper: list[int], lower: list[int]) -> list[Path]:
             Path(stroke(crease, .14), h.skin * .5, .6, 'skin'),
             Path(np.concatenate([lash, rim]), h.skin * .65, 1, 'skin', [lashes])]
 
-# %% ../nbs/06_synthetic.ipynb #53add85f
+# %% ../nbs/06_synthetic.ipynb #409ef582
 def draw_mouth(h: Head) -> list[Path]:
     "Lips through 48-59; on them, sheet on sheet: darker upper lip, seam, the opening through 60-67, tongue and teeth."
     p, q = h.p, h.points
@@ -533,7 +552,7 @@ def draw_mouth(h: Head) -> list[Path]:
     down, turn = (q[57] - q[51]) / np.linalg.norm(q[57] - q[51]), np.radians(p.roll)
     seam = stroke(roof, .06, left=1)[:len(roof)]
     row = np.concatenate([roof, (roof + .75 * down)[::-1]])
-    teeth = Path(row, (.95, .93, .89), min(4 * p.mouth, 1), 'skin', fits=True)
+    teeth = Path(row, (.95, .93, .89), h.teeth, 'skin', fits=True)
     tongue = Path(ellipse(q[66] + .1 * down, 1.3, .5, turn), (.7, .3, .3), .8, 'skin')
     opening = Path(np.concatenate([roof, floor]), (.2, .05, .05), 1, '', [tongue, teeth], True)
     seam = Path(np.concatenate([seam, floor]), red * .35, 1, 'skin', [opening], True)
@@ -547,7 +566,7 @@ def draw_features(h: Head) -> list[Path]:
     left, right = ([36, 37, 38, 39], [39, 40, 41, 36]), ([42, 43, 44, 45], [45, 46, 47, 42])
     return [*draw_nose(h), *draw_brows(h), *draw_eye(h, *left), *draw_eye(h, *right), *draw_mouth(h)]
 
-# %% ../nbs/06_synthetic.ipynb #409ef582
+# %% ../nbs/06_synthetic.ipynb #db367c95
 def draw_glasses(h: Head) -> list[Path]:
     "Two rims, the near temples, a bridge."
     ink, square, paths = mix((.06, .05, .05), (.7, .66, .6), h.p.glasses), np.sign(CIRCLE) * np.abs(CIRCLE) ** .8, []
@@ -586,7 +605,7 @@ def draw_occluders(h: Head) -> list[Path]:
         paths += draw_things(h, 1, at - 1.5, at + 1.5, np.full(3, .5), (.6 * p.patch, p.patch), 1)
     return paths
 
-# %% ../nbs/06_synthetic.ipynb #d85206d6
+# %% ../nbs/06_synthetic.ipynb #d316ca00
 GRID = 104                                             # cells of the coarse fields across the canvas
 RELIEF = [(27, .3, .8), (28, .75, .75), (29, 1.1, .8), (30, 1.4, .9), (31, .55, .6), (35, .55, .6), (18, .25, 1),
           (25, .25, 1), (19, .35, 1.1), (24, .35, 1.1), (50, .2, .6), (51, .3, .6), (52, .2, .6),
@@ -611,7 +630,7 @@ def skin_light(h: Head, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     facing = np.maximum(facing, 0)
     return p.exposure * (p.ambient + (1.08 - p.ambient) * facing + .07 * facing ** 12)
 
-# %% ../nbs/06_synthetic.ipynb #a7fe7691
+# %% ../nbs/06_synthetic.ipynb #16fcd0ad
 def smooth(image: np.ndarray, variance: float) -> np.ndarray:
     """Blurs (n, h, w), in place, by a symmetric kernel of that variance (px^2) per axis, which moves nothing.
 
@@ -641,7 +660,7 @@ def tint(h: Head, x: np.ndarray, y: np.ndarray, scale: float, shift: np.ndarray)
         field *= smooth(hairy, 1.5)
     return field
 
-# %% ../nbs/06_synthetic.ipynb #d316ca00
+# %% ../nbs/06_synthetic.ipynb #ab9b03f5
 def coarse_lights(h: Head, x: np.ndarray, y: np.ndarray, scale: float, shift: np.ndarray) -> dict[str, np.ndarray]:
     "The light on skin (3, G, G), hair and the rest (1, G, G) at cells x, y (cm); scale, shift: from cm to cells."
     p, skin = h.p, skin_light(h, x, y) * tint(h, x, y, scale, shift)
@@ -669,7 +688,7 @@ def spread(coarse: np.ndarray, paths: Sequence[Path], name: str, side: int, scal
     (x0, y0), (x1, y1) = np.clip([points.min(0), points.max(0) + 1], 0, side).astype(int).tolist()
     return x0, y0, enlarge(coarse, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), side)
 
-# %% ../nbs/06_synthetic.ipynb #64fd0a5a
+# %% ../nbs/06_synthetic.ipynb #e8039fc8
 def placement(points: np.ndarray, visible: np.ndarray, size: int, margin: int) -> tuple[float, np.ndarray]:
     "scale and shift (2,), cm to canvas px, that make the crop `paper` of the visible points the middle of the canvas."
     low, high = points[visible].min(0), points[visible].max(0)
@@ -696,7 +715,7 @@ def ground(h: Head) -> np.ndarray:
     grey, hue = h.rng.uniform(.15, .85), h.rng.normal(0, .05, (3, 1, 1))
     return grey + hue + .12 * h.rng.normal(size=(1, 7, 7)) + .03 * h.rng.normal(size=(3, 7, 7))
 
-# %% ../nbs/06_synthetic.ipynb #b23a26be
+# %% ../nbs/06_synthetic.ipynb #bd6ea2e3
 def draw(p: Portrait, size: int = 256, margin: int | None = None, slide_limit: float = 35.,
          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The picture before the camera (3, C, C) float32, its landmarks (68, 2) in canvas px, and which are visible (68,).
@@ -704,8 +723,8 @@ def draw(p: Portrait, size: int = 256, margin: int | None = None, slide_limit: f
     C = size + 2 margin. size: of the network's view, px. margin: px of context around it (5/16 size). slide_limit:
     degrees that a landmark of the jaw may slide along the cheek, and still count as visible."""
     margin = round(5 / 16 * size) if margin is None else margin
-    h, side = Head(p, slide_limit), size + 2 * margin
-    scale, shift = placement(h.points, h.visible, size, margin)
+    h, side = p.head(slide_limit), size + 2 * margin
+    scale, shift = h.placement(size, margin)
     low, high = (-.5 - shift) / scale, (side - .5 - shift) / scale
     x, y = (low + (np.arange(GRID)[:, None] + .5) / GRID * (high - low)).T
     back = ground(h)
@@ -714,15 +733,15 @@ def draw(p: Portrait, size: int = 256, margin: int | None = None, slide_limit: f
     things = draw_things(h, p.clutter, low, high, back.mean((1, 2)), (1, 7), .3) if h.rng else []
     ears = draw_ears(h) if p.hair in ('short', 'bald') else []
     paths = [*things, *behind[:-1], *draw_body(h), behind[-1], *ears, *draw_face(h)]
-    over, k = [*front, *draw_occluders(h)], GRID / side
-    coarse = coarse_lights(h, x, y, scale * k, (shift + .5) * k - .5)
+    over, k = [*front, *h.over()], GRID / side
+    coarse = h.lights(x, y, scale * k, (shift + .5) * k - .5)
     lights = {name: spread(f, paths + over, name, side, scale, shift) for name, f in coarse.items()}
     face = paint(canvas, paths, lights, scale, shift)[-1]
-    paint_finely(canvas, face, draw_features(h), lights['skin'], scale, shift)
+    paint_finely(canvas, face, h.features(), lights['skin'], scale, shift)
     if over: paint(canvas, over, lights, scale, shift)
     return canvas, h.points * scale + shift, h.visible
 
-# %% ../nbs/06_synthetic.ipynb #e8039fc8
+# %% ../nbs/06_synthetic.ipynb #d838253e
 def expose(canvas: np.ndarray, p: Portrait, size: int) -> np.ndarray:
     "The camera: white balance, blur, noise, 8 bits. (3, C, C) float32 to uint8; uses up the canvas."
     canvas *= np.array([255 * (1 + p.warmth), 255, 255 * (1 - p.warmth)], np.float32)[:, None, None]
@@ -737,11 +756,12 @@ def render(p: Portrait, size: int = 256, margin: int | None = None, slide_limit:
            ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "The photo (3, C, C) uint8, its landmarks (68, 2) in canvas px, and which are visible (68,) bool. See `draw`."
     canvas, points, visible = draw(p, size, margin, slide_limit)
-    return expose(canvas, p, size), points, visible
+    return p.expose(canvas, size), points, visible
 
-# %% ../nbs/06_synthetic.ipynb #e9eb5248
+# %% ../nbs/06_synthetic.ipynb #08439e64
 class _Portraits(NamedTuple):
     "What a worker needs to draw the faces `indices`."
+    sample: Callable[[int, int, str, float], Portrait]
     seed: int
     split: str
     difficulty: float
@@ -750,15 +770,17 @@ class _Portraits(NamedTuple):
     slide_limit: float
 
     def __call__(self, indices: list[int]) -> list[tuple]:
-        portraits = [sample_portrait(self.seed, i, self.split, self.difficulty) for i in indices]
+        portraits = [self.sample(self.seed, i, self.split, self.difficulty) for i in indices]
         return [(i, *render(p, self.size, self.margin, self.slide_limit)) for i, p in zip(indices, portraits)]
 
-
+# %% ../nbs/06_synthetic.ipynb #c4e18b6b
 def synthetic_faces(count: int, seed: int = 0, size: int = 256, margin: int | None = None, split: str = 'train',
-                    difficulty: float = 1., slide_limit: float = 35., workers: int | None = None) -> Faces:
+                    difficulty: float = 1., slide_limit: float = 35., workers: int | None = None,
+                    sample: Callable[[int, int, str, float], Portrait] = sample_portrait) -> Faces:
     """`count` faces of a split of `seed`. Face i is the same, bit for bit, for any `count` and `workers` (processes).
 
-    size, margin, slide_limit: see `draw`. difficulty, split: see `sample_portrait`. Raises ValueError for bad ones."""
+    size, margin, slide_limit: see `draw`. difficulty, split: see `sample_portrait`, in whose place another `sample` may stand
+    (a module's function: workers are processes). Raises ValueError for bad ones."""
     for name, value, least in (('count', count, 1), ('seed', seed, 0), ('size', size, 32), ('margin', margin or 0, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
@@ -767,7 +789,7 @@ def synthetic_faces(count: int, seed: int = 0, size: int = 256, margin: int | No
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     workers = min(8, cores, count // 32) if workers is None else workers
     margin = round(5 / 16 * size) if margin is None else margin
-    side, drawn = size + 2 * margin, _Portraits(seed, split, difficulty, size, margin, slide_limit)
+    side, drawn = size + 2 * margin, _Portraits(sample, seed, split, difficulty, size, margin, slide_limit)
     images, points = np.empty((count, 3, side, side), np.uint8), torch.empty(count, 68, 2)
     visible, workers = torch.empty(count, 68, dtype=torch.bool), workers if workers > 1 else 0
     loader = DataLoader(range(count), 8, collate_fn=drawn, num_workers=workers, generator=torch.Generator())
@@ -778,7 +800,7 @@ def synthetic_faces(count: int, seed: int = 0, size: int = 256, margin: int | No
     names = [f'{split}-{seed}-{i:05d}' for i in range(count)]
     return Faces(images, points, visible, squares, names, SCHEMES[68], size, margin, 'paper')
 
-# %% ../nbs/06_synthetic.ipynb #08439e64
+# %% ../nbs/06_synthetic.ipynb #c2d2b4ed
 COUNTS = {'train': 1000, 'validation': 200, 'test': 200}
 
 
@@ -789,7 +811,7 @@ def _make(split: str, size: int, limit: int | None) -> Faces:
 
 register(Dataset('synthetic', SCHEMES[68], tuple(Split(s, n) for s, n in COUNTS.items()), 'train', 'test', make=_make));
 
-# %% ../nbs/06_synthetic.ipynb #c2d2b4ed
+# %% ../nbs/06_synthetic.ipynb #ff586fe9
 def image_shift(a: np.ndarray, b: np.ndarray, at: np.ndarray, radius: int = 4) -> np.ndarray:
     "Shift (2,) in px that takes picture a to b (3, h, w) around `at`. Across an edge only its normal part can be seen."
     (x, y), r = np.round(at).astype(int), radius
@@ -800,7 +822,7 @@ def image_shift(a: np.ndarray, b: np.ndarray, at: np.ndarray, radius: int = 4) -
     part = way.T @ (g.T @ (a - b)[place].ravel()) / np.maximum(strength, 1e-9)
     return way @ np.where(strength > .1 * strength[1], part, 0)
 
-# %% ../nbs/06_synthetic.ipynb #8badb588
+# %% ../nbs/06_synthetic.ipynb #f5137bc5
 def bilinear(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
     "Values of a field (h, w) at points (..., 2), px."
     x, y = np.clip(xy, 0, np.array(field.shape[::-1]) - 1.001).T
@@ -824,7 +846,7 @@ def find_edge(picture: np.ndarray, at: np.ndarray, reach: float = 5.) -> float:
     near = np.abs(middle - middle[along.argmax()]) <= 1.25
     return float((along * middle)[near].sum() / along[near].sum())
 
-# %% ../nbs/06_synthetic.ipynb #f5137bc5
+# %% ../nbs/06_synthetic.ipynb #250d2723
 def close_up(p: Portrait, landmark: int, zoom: float = 16., side: int = 241) -> tuple[np.ndarray, np.ndarray]:
     "The features (3, side, side) around a landmark of the 256 px view, `zoom` times enlarged, evenly lit; its place."
     h, at = Head(p), np.array((side - 1.3, side - .6)) / 2
