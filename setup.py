@@ -9,6 +9,9 @@ config = ConfigParser(delimiters=['='])
 config.read(here / 'settings.ini', encoding='utf-8')
 settings = config['DEFAULT']
 
+EXTRAS = ('video', 'detector', 'onnx', 'demo')                           # each a NAME_requirements, and part of dev
+extras = {name: settings[f'{name}_requirements'].split() for name in EXTRAS}
+
 setup(
     name=settings['lib_name'],
     version=settings['version'],
@@ -20,7 +23,7 @@ setup(
     keywords=settings['keywords'],
     python_requires=f'>={settings["min_python"]}',
     packages=[settings['lib_path']],
+    package_data={settings['lib_path']: ['models/*']},                    # the networks that ship, and their cards
     install_requires=settings['requirements'].split(),
-    extras_require={'video': settings['video_requirements'].split(),
-                    'dev': f"{settings['dev_requirements']} {settings['video_requirements']}".split()},
+    extras_require=extras | {'dev': [*settings['dev_requirements'].split(), *(name for group in extras.values() for name in group)]},
 )

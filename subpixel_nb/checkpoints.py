@@ -27,7 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .datasets import Faces
+from .datasets import Dataset, Faces
 from .geometry import unknown
 from .hourglass import StackedHourglass
 from .recipe import Config, build_network, learnt_from
@@ -116,23 +116,31 @@ def _read(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     except Exception as e: raise ValueError(f'{path}: not a readable safetensors file ({e}). {advice}.') from e
 
 # %% ../nbs/10c_checkpoints.ipynb #57386a4d
-def save_weights(path: Path, net: nn.Module, config: Config, faces: Faces) -> None:
-    "The network alone, with what is needed to build and read it again: the config and the landmark scheme's name."
+def save_weights(path: Path, net: nn.Module, config: Config, faces: Faces | Dataset, dtype: torch.dtype = torch.float32,
+                 inflate: Tensor | None = None) -> None:
+    """The network alone, with what is needed to build and read it again: the config and the landmark scheme's name.
+
+    `dtype`: of its numbers in the file; bfloat16 halves it. `load_weights` answers float32 in any case. `inflate`: factors (K,) of
+    its covariances, by which lesson 13 makes them as large as its errors are."""
     about = dict(config=json.dumps(asdict(config)), scheme=faces.scheme.name, points=str(faces.scheme.points))
-    _write(path, net.state_dict(), about)
+    if inflate is not None: about['inflate'] = json.dumps([float(f'{v:.4g}') for v in inflate.tolist()])
+    _write(path, {k: v.to(dtype) if v.is_floating_point() else v for k, v in net.state_dict().items()}, about)
 
 
 def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
-    "The trained network of a `weights.safetensors` (or of the run folder that holds it), in eval mode, and its config."
+    "The trained network of a `weights.safetensors` (or of the run folder that holds it), in eval mode, and its config. ValueError: none of ours."
     path = Path(path).expanduser()
     path = path / 'weights.safetensors' if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no trained network here; a finished run of train.ipynb leaves weights.safetensors')
     about, tensors = _read(path, 'Copy it again, or train again')
     if 'config' not in about: raise ValueError(f'{path}: safetensors without our config; expected the weights of train.ipynb')
-    config = Config(**json.loads(about['config']))
-    net = build_network(config, int(about['points']))
-    net.load_state_dict(tensors)
+    try:
+        config = Config(**json.loads(about['config']))
+        net = build_network(config, int(about['points']))
+        net.load_state_dict(tensors)
+    except (RuntimeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f'{path}: its weights do not fit the network that its config describes ({e}). Train again, or take another') from e
     return net.eval(), config
 
 # %% ../nbs/10c_checkpoints.ipynb #c3866a98

@@ -82,9 +82,6 @@ def check(config: Config) -> None:
                             compile=('auto', 'on', 'off'), on_error=('raise', 'skip')).items():
         if getattr(config, name) not in known: raise unknown(name, getattr(config, name), known)
     find_method(config.method)
-    find_dataset(config.dataset)
-    if find_dataset(config.tested[0]).test is None:
-        raise ValueError(f'{config.tested[0]} has no faces to test on: name a dataset that has with test_on.')
     for name, value in asdict(config).items():
         if type(value) in (int, float) and name != 'seed' and not 0 < value < math.inf:
             raise ValueError(f'{name}: expected a positive number, got {value}.')
@@ -118,13 +115,17 @@ RECIPES |= {name: RECIPES['synthetic'] | dict(test_every=12) for name in STEP_SE
 
 
 def configure(**parameters: Any) -> Config:
-    "A checked Config: what is given and not None, the rest from the dataset's recipe. An unknown name raises, nearest first."
+    "A checked Config of known datasets: what is given and not None, the rest from the dataset's recipe. Unknown names raise, nearest first."
     known = [f.name for f in fields(Config)]
     for name in parameters:
         if name not in known: raise unknown('parameter', name, known)
     given = {name: value for name, value in parameters.items() if value is not None}
     recipe = RECIPES.get(given.get('dataset', 'synthetic'), RECIPES['paper'])
-    return Config(**{**recipe, **given})
+    config = Config(**{**recipe, **given})
+    find_dataset(config.dataset)
+    if find_dataset(config.tested[0]).test is None:
+        raise ValueError(f'{config.tested[0]} has no faces to test on: name a dataset that has with test_on.')
+    return config
 
 
 def job_parameters(namespace: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import ROOT
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from subpixel_nb.checkpoints import (Position, append_line, evaluation_config, fingerprint, load_state, load_weights, open_run,
@@ -153,6 +154,30 @@ def test_weights_that_are_none(tmp_path):
     with pytest.raises(ValueError, match='not a readable safetensors file'): load_weights(tmp_path)
     save_file(dict(a=torch.zeros(1)), tmp_path / 'weights.safetensors')
     with pytest.raises(ValueError, match='without our config'): load_weights(tmp_path)
+
+
+def test_weights_in_half_the_space_come_back_rounded(tmp_path, faces):
+    net = network()[0]
+    for name, dtype in (('whole', torch.float32), ('half', torch.bfloat16)): save_weights(tmp_path / name, net, configure(**SMALL), faces, dtype)
+    saved = (tmp_path / 'whole').stat().st_size - (tmp_path / 'half').stat().st_size
+    assert saved == pytest.approx(2 * sum(v.numel() for v in net.state_dict().values() if v.is_floating_point()), rel=.05)
+    for (key, a), b in zip(load_weights(tmp_path / 'half')[0].state_dict().items(), net.state_dict().values()):
+        assert a.dtype == b.dtype and torch.equal(a, b.bfloat16().to(b.dtype) if b.is_floating_point() else b), key
+
+
+def test_weights_of_a_dataset_that_is_not_known_here_open(tmp_path, faces):
+    save_weights(tmp_path / 'theirs', network()[0], replace(configure(**SMALL), dataset='theirs'), faces)
+    assert load_weights(tmp_path / 'theirs')[1].dataset == 'theirs'
+
+
+@pytest.mark.parametrize('change, said', [
+    (dict(points='98'), 'size mismatch'), (dict(config='{"width": 8, "colour": 3}'), 'colour'), (dict(config='{'), 'Expecting'),
+    (dict(config='{"method": "magic"}'), "unknown method 'magic'"), (dict(points=None), 'points')], ids=str)
+def test_weights_that_their_config_does_not_describe(tmp_path, faces, change, said):
+    save_weights(tmp_path / 'weights', network()[0], configure(**SMALL), faces)
+    with safe_open(tmp_path / 'weights', 'pt') as file: about, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+    save_file(tensors, tmp_path / 'weights', {k: v for k, v in (about | change).items() if v is not None})
+    with pytest.raises(ValueError, match=f'(?s)weights: its weights do not fit the network that its config describes .*{said}'): load_weights(tmp_path / 'weights')
 
 
 def test_start_from_wants_the_same_network(tmp_path, faces):

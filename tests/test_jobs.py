@@ -163,8 +163,8 @@ def test_a_short_run_on_real_faces(tmp_path, shared_data):
 
 def test_benchmark_measures_and_names_who_is_missing(tmp_path):
     "Speed is no test: only that it runs, small, that the answers beside the speeds are right, and that absent rivals are named."
-    done = run('benchmark', tmp_path / 'out.ipynb', faces=2, landmarks=20, seconds=0.2, compiled=False, photos=8, training=0.05, side=64,
-               widths=8, output=tmp_path / 'tables')
+    done = run('benchmark', tmp_path / 'out.ipynb', faces=2, landmarks=20, seconds=0.2, compiled=False, stacks=1, photos=8,
+               training=0.05, side=64, widths=8, output=tmp_path / 'tables')
     table = pd.read_csv(tmp_path / 'tables/decoding.csv', index_col=0)
     assert table.maps_per_s.min() > 0 and {f'ours: {name}' for name in DECODERS if name != 'global'} < set(table.index)
     assert table.error['ours: gaussian'] < 0.04 < table.error['ours: local'] < 0.1 < table.error['ours: quarter'] < 0.3 < table.error['ours: argmax']
@@ -173,7 +173,9 @@ def test_benchmark_measures_and_names_who_is_missing(tmp_path):
         assert package in printed
     assert {p.name for p in (tmp_path / 'tables').iterdir()} == {
         'decoding.csv', 'encoding.csv', 'ratios.csv', 'growth.png', 'cropping.csv', 'training.csv', 'stages.csv', 'training_growth.csv',
-        'training_growth.png'}
+        'training_growth.png', 'inference.csv', 'inference_growth.csv', 'inference_growth.png'}
+    read = pd.read_csv(tmp_path / 'tables/inference.csv', index_col=0)
+    assert {'ours, batch 1', 'ours, batch 4'} < set(read.index) and (read.faces_per_s > 0).all()
     trained, stages = (pd.read_csv(tmp_path / f'tables/{name}.csv', index_col=0) for name in ('training', 'stages'))
     loops = [f'width 8, batch 16: {who}' for who in ('plain', 'ours', 'ours, siamese')]
     assert set(loops) <= set(trained.index) and (trained.views_per_s > 0).all() and stages.loc[loops].sum(1).tolist() == pytest.approx([100] * 3, abs=.1)
