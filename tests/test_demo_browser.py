@@ -3,7 +3,6 @@
 Its points are compared with the library's for what the page's own controls say. Needs a chromium of the system, as test_browser does."""
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,9 +20,7 @@ from conftest import copy_project
 from PIL import Image
 from test_browser import CHROMIUM, OPEN, RUN, RUN_ALL, START, evaluate, free_port, jupyter_lab
 
-from subpixel_nb.checkpoints import save_weights
 from subpixel_nb.inference import Predictor
-from subpixel_nb.recipe import build_network, configure
 from subpixel_nb.synthetic import synthetic_faces
 
 BOX = [25., 30., 80., 88.]                                 # of the small face, px
@@ -85,16 +82,7 @@ def browser():
 
 
 @pytest.fixture(scope='module')
-def project(tmp_path_factory) -> Path:
-    "A copy of the project whose demo has a tiny network of random weights."
-    copy = copy_project(tmp_path_factory.mktemp('demo') / 'project')
-    config = configure(dataset='synthetic', width=8, stacks=1, size=64, depth=2)
-    save_weights(copy / 'tiny.safetensors', build_network(config, 68), config, synthetic_faces(1, size=64))
-    path = copy / 'nbs' / 'demo.ipynb'
-    text, changed = re.subn(r"checkpoint: str = 'synthetic'", "checkpoint: str = '../tiny.safetensors'", path.read_text(encoding='utf-8'))
-    assert changed == 1
-    path.write_text(text, encoding='utf-8')
-    return copy
+def project(tmp_path_factory) -> Path: return copy_project(tmp_path_factory.mktemp('demo') / 'project')
 
 
 @pytest.fixture
@@ -105,24 +93,25 @@ def face(tmp_path) -> Path:
 
 
 def seen(box, accept: Callable[[dict], bool], what: str, seconds: float = 60) -> dict:
-    "What the viewer shows, once it is what is waited for."
-    deadline = time.monotonic() + seconds
+    "What the viewer shows, once it is what is waited for and stays so: text, figure and sliders are told one after the other."
+    deadline, before = time.monotonic() + seconds, None
     while True:
         state = box.evaluate(STATE)
-        if accept(state): return state
+        if state == before and accept(state): return state
         if time.monotonic() > deadline: pytest.fail(f'{what}: not within {seconds} s, but {json.dumps(state)[:3000]}', pytrace=False)
-        time.sleep(.1)
+        before = state
+        time.sleep(.2)
 
 
-def same(state: dict, photo: Path, project: Path, **options) -> bool:
+def same(state: dict, photo: Path, **options) -> bool:
     "Whether the points on screen are the library's for the sliders on screen."
     s = state['settings']
-    asked = Predictor(project / 'tiny.safetensors', tau=s['tau'], window=int(s['window']), **options)(photo, boxes=BOX).points[0].numpy()
+    asked = Predictor('synthetic', tau=s['tau'], window=int(s['window']), **options)(photo, boxes=BOX).points[0].numpy()
     return np.shape(state['points']) == asked.shape and np.abs(np.array(state['points']) - asked).max() < 1e-3 \
         and np.abs(np.array(state['chosen'])[0] - asked[int(s['landmark'])]).max() < 1e-3
 
 
-def try_it(page, face: Path, project: Path):
+def try_it(page, face: Path):
     "A photo is chosen, its face boxed, the decoder changed, a slider moved by keys; then what is no photo is dropped."
     box = page.locator('.photo-viewer')
     first = seen(box, lambda s: len(s['points']) == 68 and len(s['titles']) == 2, 'the example', START)
@@ -132,17 +121,17 @@ def try_it(page, face: Path, project: Path):
     field = box.locator('input[type=text]')
     field.fill(', '.join(map(str, BOX)))
     field.press('Enter')
-    boxed = seen(box, lambda s: s['said'].startswith('Landmark') and same(s, face, project), 'the face in the box')
+    boxed = seen(box, lambda s: s['said'].startswith('Landmark') and same(s, face), 'the face in the box')
     assert boxed['points'] != first['points'] and boxed['field'] == '25.0, 30.0, 80.0, 88.0'
 
     box.locator('select').nth(1).select_option('local')
-    before = seen(box, lambda s: same(s, face, project, decoder='local') and 'local, tau' in s['titles'][1], 'the decoder')
+    before = seen(box, lambda s: same(s, face, decoder='local') and 'local, tau' in s['titles'][1], 'the decoder')
     assert before['points'] != boxed['points']
     for name, key, times in (('tau', 'ArrowLeft', 8), ('window', 'ArrowRight', 1), ('landmark', 'ArrowRight', 3)):
         handle = box.get_by_role('slider', name=name)
         handle.focus()
         for _ in range(times): handle.press(key)
-        after = seen(box, lambda s: s['settings'][name] != before['settings'][name] and same(s, face, project, decoder='local'), name)
+        after = seen(box, lambda s: s['settings'][name] != before['settings'][name] and same(s, face, decoder='local'), name)
         assert (after['points'] == before['points']) == (name == 'landmark') and after['answer'] != before['answer']
         assert f'local, tau {after["settings"]["tau"]:g}, window {after["settings"]["window"]:g}' in after['said']
         before = after
@@ -163,7 +152,7 @@ def test_demo_in_jupyterlab(browser, project, face, tmp_path):
         evaluate(page, OPEN, START, 'the notebook and its kernel were not ready')
         done = evaluate(page, RUN_ALL, RUN, 'Run All did not end')
         assert done['errors'] == [] and done['ran'] == done['codes'] > 0, done
-        box = try_it(page, face, project)
+        box = try_it(page, face)
 
         Image.open(face).resize((2000, 2000)).save(tmp_path / 'large.png', compress_level=0)
         assert (tmp_path / 'large.png').stat().st_size > 10 * 2 ** 20
@@ -196,6 +185,6 @@ def test_demo_as_a_page_of_voila(browser, project, face, tmp_path):
         page = browser.new_page(viewport={'width': 1280, 'height': 1000})
         page.set_default_timeout(START * 1000)
         page.goto(address)
-        try_it(page, face, project)
+        try_it(page, face)
         assert 'Traceback' not in page.inner_text('body') and 'Predictor(' not in page.inner_text('body'), 'the page, not its code'
         page.close()
