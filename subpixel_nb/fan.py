@@ -127,8 +127,9 @@ def convert(weights: Mapping[str, Tensor] | Path | str, folder: Path | str, trus
                          'load_fan gives the network')
     config = configure(dataset=scheme.name, test_on='300w', method='baseline', width=net.width, stacks=net.stacks, crop='fan',
                        sigma=FAN_SIGMA, output=str(folder))
-    config.folder.mkdir(parents=True, exist_ok=True)
     path = config.folder / 'weights.safetensors'
+    if path.exists(): raise FileExistsError(f'{path}: there is a network already; name another folder')
+    config.folder.mkdir(parents=True, exist_ok=True)
     save_weights(path, net, config, scheme)                                            # of `faces` it wants the scheme alone
     return path
 
@@ -167,15 +168,17 @@ def subpixel(fa: Any, decoder: str = 'gaussian', coordinates: str = 'pixel', sig
     """A copy of a `face_alignment.FaceAlignment` that answers sub-pixel floats: `fa = subpixel(FaceAlignment(...))`.
 
     decoder: a name of lesson 02; tau, window, sigma as there. coordinates: 'pixel', where the photo shows them, pixel centres
-    on integers; 'fan', the package's own numbers before it cuts them. Everything else is the given object's, its net too."""
+    on integers; 'fan', the package's own numbers before it cuts them. Everything else is the given object's, its net too, and
+    its habit to add the mirrored view's heatmaps (`flip_input`): scores are then up to 2."""
     if decoder not in DECODERS: raise unknown('decoder', decoder, DECODERS)
     if coordinates not in COORDINATES: raise unknown('coordinates', coordinates, COORDINATES)
     method = inspect.unwrap(getattr(type(fa), 'get_landmarks_from_image', len))
     if 'get_preds_fromhm' not in getattr(getattr(method, '__code__', None), 'co_names', ()):
         raise TypeError('expected a face_alignment.FaceAlignment (1.5) whose get_landmarks_from_image decodes with '
                         f'get_preds_fromhm; got {type(fa).__name__}. For weights alone there is load_fan.')
+    added = 2 if getattr(fa, 'flip_input', False) else 1              # it adds the mirrored view's heatmaps: half of tau there is tau
     ours = partial(fan_points, transform=method.__globals__['transform'], decoder=decoder, coordinates=coordinates, sigma=sigma,
-                   tau=tau, window=window)
+                   tau=tau / added, window=window)
     same = FunctionType(method.__code__, method.__globals__ | {'get_preds_fromhm': ours}, method.__name__, method.__defaults__)
     same.__doc__, same.__kwdefaults__ = method.__doc__, method.__kwdefaults__
     new = copy.copy(fa)

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import subpixel_nb
-from .checkpoints import load_weights, write_atomic
+from .checkpoints import write_atomic
 from .decoding import SIGMAS
 from .geometry import CROPS, from_heatmap, unknown
 from .hourglass import StackedHourglass
+from .inference import load_network
 from .recipe import Config
 from .siamese import CorrectedHourglass
 
@@ -131,7 +132,7 @@ def check_graph(net: nn.Module, size: int, decoder: str, tau: float, window: int
 class LandmarkGraph(nn.Module):
     """Crops (B, 3, S, S), RGB, to points (B, K, 2) in crop px, scores (B, K) and covariances (B, K, 2, 2) in px^2.
 
-    The covariance is the Gaussian fit's, whichever the decoder; infinite where a heatmap has no peak to fit. Raises ValueError
+    The covariance is the Gaussian fit's times `inflate`, whichever the decoder; infinite where a heatmap has no peak to fit. Raises ValueError
     for crops of another size, TypeError for another dtype."""
 
     def __init__(self,
@@ -141,11 +142,13 @@ class LandmarkGraph(nn.Module):
                  tau: float = 10.,             # of the local soft-argmax
                  window: int = 5,              # of the local soft-argmax, heatmap px
                  fit_window: int = 13,         # of the Gaussian fit, heatmap px
-                 dtype: str = 'uint8'):        # of the crops: uint8 in 0..255, or float32 in 0..1
+                 dtype: str = 'uint8',         # of the crops: uint8 in 0..255, or float32 in 0..1
+                 inflate: Tensor | None = None):    # factors (K,) of the covariance (lesson 13); None: 1
         super().__init__()
         check_graph(net, size, decoder, tau, window, fit_window, dtype)
         self.net, self.size, self.decoder, self.tau, self.window, self.fit_window, self.dtype = (
             net.eval(), size, decoder, float(tau), window, fit_window, dtype)
+        self.register_buffer('inflate', torch.ones(net.points) if inflate is None else inflate.float())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
@@ -156,7 +159,7 @@ class LandmarkGraph(nn.Module):
         points, covariance = fit_in_graph(maps, at, score, self.fit_window)
         if self.decoder == 'local': points = local_in_graph(maps, at, score, self.tau, self.window)
         stride = self.size / maps.shape[-1]
-        return from_heatmap(points, stride), score, covariance * stride ** 2
+        return from_heatmap(points, stride), score, covariance * (stride ** 2 * self.inflate[:, None, None])
 
 # %% ../nbs/13d_graph.ipynb #8f44a165
 def export_program(graph: LandmarkGraph) -> ExportedProgram:
@@ -171,6 +174,7 @@ def about(graph: LandmarkGraph, config: Config | None = None) -> dict[str, str]:
     told = dict(landmarks=graph.net.points, size=graph.size, dtype=graph.dtype, channels='RGB', normalisation=scaling,
                 outputs="points (B, K, 2) x y in px of the crop; score (B, K), the heatmap's largest value; "
                         'covariance (B, K, 2, 2), px^2, of a Gaussian fit, infinite where there is none',
+                calibrated='yes' if (graph.inflate != 1).any() else 'no: the covariance is of reading the heatmap alone',
                 pixels='counted from 0, centres on integers: pixel i covers i - 1/2 .. i + 1/2',
                 decoder=graph.decoder, tau=graph.tau, window=graph.window, fit_window=graph.fit_window,
                 version=subpixel_nb.__version__)
@@ -178,7 +182,8 @@ def about(graph: LandmarkGraph, config: Config | None = None) -> dict[str, str]:
         rule = CROPS[config.crop]
         told |= dict(dataset=config.dataset, method=config.method, sigma=config.sigma, crop=config.crop,
                      crop_rule=f'square of side {rule.scale:g} x {"the longer side" if rule.measure == "longer" else "(w + h)"}, '
-                               f'centre {rule.lift:g} h above the middle, of the {rule.source}')
+                               f'centre {rule.lift:g} h above the middle, of the {rule.source}',
+                     to_photo='centre + (point + 1/2 - size/2) * side / size')
     return {key: str(value) for key, value in told.items()}
 
 # %% ../nbs/13d_graph.ipynb #7c9614de
@@ -240,15 +245,15 @@ def save_graph(graph: LandmarkGraph, out: Path | str, config: Config | None = No
 def main(words: list[str] | None = None) -> None:
     "A checkpoint as one graph: crop in; points, score and covariance out."
     parser = argparse.ArgumentParser(prog='python -m subpixel_nb.graph', description=main.__doc__)
-    parser.add_argument('checkpoint', help='a run folder, or its weights.safetensors')
+    parser.add_argument('checkpoint', help="a run folder, its weights.safetensors, or a shipped model's name")
     parser.add_argument('out', help='the file to write: .onnx, or .pt2 for torch.export')
     parser.add_argument('--decoder', default='gaussian', help=f'{", ".join(GRAPH_DECODERS)} (default: %(default)s)')
     parser.add_argument('--dtype', default='uint8', help=f'of the crops: {", ".join(DTYPES)} (default: %(default)s)')
     parser.add_argument('--opset', type=int, default=18, help='of ONNX, 18 or more (default: %(default)s)')
     given = parser.parse_args(words)
     try:
-        net, config = load_weights(given.checkpoint)
-        graph = LandmarkGraph(net, config.size, given.decoder, config.tau, config.window, dtype=given.dtype)
+        net, config, _, inflate = load_network(given.checkpoint)
+        graph = LandmarkGraph(net, config.size, given.decoder, config.tau, config.window, dtype=given.dtype, inflate=inflate)
         path = save_graph(graph, given.out, config, given.opset)
     except (ImportError, OSError, ValueError) as e: sys.exit(str(e))
     print(f'{path.name}: {path.stat().st_size / 1e6:.1f} MB, {net.points} landmarks, {config.size} px, {given.dtype}, {given.decoder}')

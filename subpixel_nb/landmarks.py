@@ -26,8 +26,8 @@ from .geometry import unknown
 class Landmarks:
     "A row per face, n in all. Points and boxes are 0-based px of the upright photo, pixel centres on integers."
     points: Tensor                   # (n, K, 2) float64
-    score: Tensor                    # (n, K) the heatmap's peak: near 1 is a landmark seen as in training, near 0 none
-    covariance: Tensor               # (n, K, 2, 2) px², of reading the heatmap; infinite where it had no peak to fit
+    score: Tensor                    # (n, K) the heatmap's peak: near 1 is a landmark seen as in training; it falls where there is little to see
+    covariance: Tensor               # (n, K, 2, 2) px²: the fit's, times the checkpoint's factors; infinite where there was no peak to fit
     boxes: Tensor                    # (n, 4) x1 y1 x2 y2: the landmark box that the network's square was cut around
     names: list[str]                 # (n) each face's photo
     photos: dict[str, tuple[int, int]] = field(default_factory=dict)    # every photo that was looked at: width, height
@@ -53,7 +53,8 @@ class Landmarks:
     @property
     def empty(self) -> list[str]:
         "The photos in which no face was found."
-        return [name for name in self.photos if name not in set(self.names)]
+        seen = set(self.names)
+        return [name for name in self.photos if name not in seen]
 
 # %% ../nbs/12g_landmarks.ipynb #9523fdc2
 def joined(parts: Sequence[Landmarks], points: int = 0) -> Landmarks:
@@ -80,7 +81,7 @@ def as_table(found: Landmarks) -> pd.DataFrame:
 
 # %% ../nbs/12g_landmarks.ipynb #ff5094a5
 def as_coco(found: Landmarks) -> dict[str, Any]:
-    "COCO's images, annotations and categories. Keypoints are x, y, 2; keypoint_scores and keypoint_covariances (xx, xy, yy) are ours."
+    "COCO's images, annotations and categories; all px are ours, 0-based centres. keypoint_scores and _covariances (xx, xy, yy) are no COCO."
     ids = {name: i for i, name in enumerate(dict.fromkeys([*found.photos, *found.names]), 1)}
     size = lambda name: dict(zip(('width', 'height'), found.photos[name])) if name in found.photos else {}
     rounded, results = (lambda values, digits: [round(v, digits) for v in values]), []
@@ -102,8 +103,11 @@ def pts_names(found: Landmarks) -> list[str]:
     for name in found.names:
         other = stems.setdefault(Path(name).with_suffix(''), name)
         if other != name: raise ValueError(f'{other} and {name} would both be written to {Path(name).with_suffix(".pts")}: rename one, or write .csv')
-    stem = lambda name: (Path(name).with_suffix('') if Path(name).suffix else Path(name)).as_posix().lstrip('/')
-    return [f'{stem(name)}{f"_{face}" if several[name] > 1 else ""}.pts' for name, face in zip(found.names, found.faces)]
+    stem = lambda name: Path(*(part for part in Path(name).parts if part not in ('/', '..', '.'))).with_suffix('').as_posix()
+    files = [f'{stem(name)}{f"_{face}" if several[name] > 1 else ""}.pts' for name, face in zip(found.names, found.faces)]
+    for file, count in Counter(files).items():
+        if count > 1: raise ValueError(f'{count} faces would be written to {file}: rename a photo, or write .csv')
+    return files
 
 
 def check_output(path: Path | str) -> Path:
@@ -122,7 +126,8 @@ def save_landmarks(found: Landmarks, path: Path | str) -> None:
     elif path.suffix == '.npz':
         arrays = dict(names=np.array(found.names, dtype=str), faces=np.array(found.faces, dtype=int), points=found.points.numpy(),
                       scores=found.score.numpy(), covariance=found.covariance.numpy(), boxes=found.boxes.numpy())
-        if found.times is not None: arrays['times'] = found.times.numpy()
+        arrays |= dict(photos=np.array(list(found.photos), dtype=str), sizes=np.array(list(found.photos.values()), dtype=int).reshape(-1, 2))
+        arrays |= {name: v.numpy() for name, v in (('times', found.times), ('tracks', found.tracks)) if v is not None}
         np.savez_compressed(buffer := io.BytesIO(), **arrays)
         write_atomic(path, lambda p: p.write_bytes(buffer.getvalue()))
     else:

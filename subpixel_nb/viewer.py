@@ -33,7 +33,7 @@ from .decoding import DECODERS, decode
 from .detection import find_detector
 from .explore import GREY, SLIDERS, Readout, ellipse, marks
 from .geometry import crop_square, inverse, landmark_box, square_map, transform_points
-from .inference import Look, Predictor, answer, closer, given_boxes
+from .inference import Look, Predictor, answer, closer, given_boxes, landmark_boxes
 from .landmarks import Landmarks, joined
 from .photos import Photo, cut_square, read_photo
 from .wild import wild_faces
@@ -73,10 +73,11 @@ class FaceMaps:
 def face_maps(p: Predictor, photo: Photo, box: Tensor, given: bool = True) -> FaceMaps:
     "One face as the predictor sees it: once in a given box, twice in one that was found or guessed. DataError: off the photo."
     crop, passes = (p.crop, p.passes or 1) if given else (p.config.crop, p.passes or 2)
+    box = landmark_boxes(p, box[None].double(), crop)[0]
     if passes > 1:
-        before = answer(p, [Look(photo, box, given)], crop, passes - 1)
-        box, crop = closer(before.boxes, before.points)[0], p.config.crop
-    square = crop_square(box.double(), crop)
+        before = answer(p, [Look(photo, box, given)], p.config.crop, passes - 1)
+        box = closer(before.boxes, before.points)[0]
+    square = crop_square(box, p.config.crop)
     heatmaps = p.heatmaps(torch.from_numpy(cut_square(photo, square.tolist(), p.size, p.margin).copy())[None])
     (points,), (score,), (covariance,) = p.read(heatmaps)
     points = transform_points(inverse(square_map(square, p.size)), points)
@@ -481,7 +482,8 @@ class Viewer(Page):
     Made of a predictor and, as for `open`, a photo and its boxes; without a photo, of the example. `controls`: the widgets by name."""
     def __init__(self, predictor: Predictor, photo: Any = None, boxes: Any = None):
         super().__init__(predictor)
-        self.open(photo, boxes=boxes) if photo is not None else self.example()
+        if photo is None: photo, own = example_photo(); boxes = own if boxes is None else boxes
+        self.open(photo, boxes=boxes)
         self.drop = PhotoDrop(self.take, self.say, lambda: self.renew(True))
         self.rows = arrange(self.controls, self.drop, self.readout)
         self.view = widgets.Box(self.rows, layout=widgets.Layout(flex_flow='column', align_items='stretch'))

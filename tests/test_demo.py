@@ -244,7 +244,7 @@ def test_pictures_of_other_kinds():
                           'film.gif': file('GIF', photo)}.items():
         assert drop(viewer, name, content).startswith('1 face. Landmark') and viewer.shown.photo.size == (200, 190), name
     dark = Image.fromarray((pixels()[..., 0].astype(np.uint16) * 16))
-    assert '12 or fewer bits' in drop(viewer, 'deep.png', file(image=dark))
+    assert 'really 8 or 12 bits' in drop(viewer, 'deep.png', file(image=dark))
 
 
 def test_no_face_then_a_drawn_one():

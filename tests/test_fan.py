@@ -195,6 +195,7 @@ def test_as_a_checkpoint(small, photo, tmp_path):
     assert (config.crop, config.sigma, config.stacks, config.width) == ('fan', FAN_SIGMA, 2, 16)
     with pytest.raises(ValueError, match='expected 68 landmarks.*answer 5'):
         convert(fan_state(StackedHourglass(points=5, stacks=1, width=8)), tmp_path)
+    with pytest.raises(FileExistsError, match='there is a network already'): convert(state, tmp_path / 'runs' / 'fan')
 
 
 def test_command(small, tmp_path):
@@ -386,6 +387,14 @@ def test_a_photo_through_the_whole_package(fa, flip):
     theirs, their_scores, _ = whole.get_landmarks(photo, detected_faces=FACES, return_landmark_score=True)
     assert all(np.array_equal(p, np.trunc(p)) and np.abs(p - at).max() > 0.3 for p, at in zip(theirs, AT))
     assert all(np.array_equal(a, b) for a, b in zip(scores, their_scores))
+
+
+@pytest.mark.parametrize('decoder', ['local', 'global'])
+def test_the_temperature_is_that_of_one_view(fa, decoder):
+    "face-alignment adds the mirrored view's heatmaps: the answers are as sharp as those of one view."
+    photo = spots(*AT)
+    once, added = (subpixel(fa(flip_input=flip), decoder, tau=3.).get_landmarks(photo, detected_faces=FACES[:1])[0] for flip in (False, True))
+    assert np.abs(once - added).max() < 0.02
 
 
 def test_the_other_ways_in(fa):

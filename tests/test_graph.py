@@ -19,7 +19,9 @@ from subpixel_nb.geometry import from_heatmap
 from subpixel_nb.graph import (OPERATORS, LandmarkGraph, about, cut, eliminate, export_program, find_peak, fit_in_graph, local_in_graph,
                                main, onnx_model, save_graph, selection)
 from subpixel_nb.hourglass import StackedHourglass
+from subpixel_nb.inference import CropReader, load_network
 from subpixel_nb.recipe import build_network, configure
+from subpixel_nb.synthetic import synthetic_faces
 from subpixel_nb.training import predict
 
 SMALL = dict(dataset='synthetic', width=8, stacks=1, size=64, depth=1)
@@ -48,6 +50,20 @@ def noisy_maps(noise: float, side: int = 64, sigma: float = 1.5) -> Tensor:
     g = torch.Generator().manual_seed(1)
     maps = 0.6 * encode(from_heatmap(torch.rand(30, 20, 2, generator=g) * side - 0.5), size=side, sigma=sigma)
     return maps + noise * torch.randn(maps.shape, generator=g)
+
+
+# The whole
+
+def test_the_network_that_ships_as_a_graph():
+    "Points, scores and covariances, these with the checkpoint's factors, as the predictor reads them."
+    reader, (net, config, _, inflate) = CropReader('synthetic'), load_network('synthetic')
+    crops = torch.from_numpy(synthetic_faces(3, seed=3, size=128, margin=0).images)
+    with torch.no_grad(): points, score, covariance = LandmarkGraph(net, config.size, inflate=inflate)(crops)
+    expected = reader.read(reader.heatmaps(crops))
+    assert (points - expected[0]).abs().max() < 1e-3 and (score - expected[1]).abs().max() < 1e-5 and inflate.min() > 2
+    known = expected[2].isfinite()
+    assert known.double().mean() > .9 and (covariance[known] / expected[2][known]).median().item() == pytest.approx(1, abs=.01)
+    assert about(LandmarkGraph(net, config.size, inflate=inflate), config)['calibrated'] == 'yes'
 
 
 # The pieces
@@ -341,4 +357,4 @@ def test_command_for_onnx(run, tmp_path, capsys):
 
 
 def test_the_command_says_what_is_wrong(tmp_path):
-    with pytest.raises(SystemExit, match='no trained network here'): main([str(tmp_path), str(tmp_path / 'a.onnx')])
+    with pytest.raises(SystemExit, match='no weights there'): main([str(tmp_path), str(tmp_path / 'a.onnx')])

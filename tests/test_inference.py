@@ -19,9 +19,10 @@ from subpixel_nb import inference
 from subpixel_nb.checkpoints import save_weights
 from subpixel_nb.datasets import SCHEMES, DataError, Scheme, read_split
 from subpixel_nb.detection import Detector
-from subpixel_nb.geometry import Crop, landmark_box
-from subpixel_nb.inference import Predictor, calibrate, closer, find_checkpoint, given_boxes, load_network, surprise
+from subpixel_nb.geometry import Crop, crop_square, landmark_box
+from subpixel_nb.inference import Predictor, box_of_square, calibrate, closer, find_checkpoint, given_boxes, load_network, surprise
 from subpixel_nb.metrics import nme, normaliser
+from subpixel_nb.photos import read_photo
 from subpixel_nb.recipe import Config, build_network, configure
 from subpixel_nb.synthetic import synthetic_faces
 from subpixel_nb.training import predict
@@ -202,7 +203,7 @@ def test_bad_photos_in_a_folder(tmp_path):
     (tmp_path / 'b.png').write_bytes((tmp_path / 'b.png').read_bytes()[:200])
     boxes = {f'{n}.png': BOX for n in 'abc'}
     with pytest.raises(DataError, match='b.png: not a readable photo'): colours()(tmp_path, boxes=boxes)
-    with pytest.warns(UserWarning, match='1 of 3 photos cannot be read and are left out\n  b.png'): found = colours()(tmp_path, boxes, on_error='skip')
+    with pytest.warns(UserWarning, match='1 of 3 photos are left out\n  b.png'): found = colours()(tmp_path, boxes, on_error='skip')
     assert found.names == ['a.png', 'c.png'] and set(found.photos) == {'a.png', 'c.png'}
     with pytest.raises(ValueError, match="unknown on_error 'ignore'"): colours()(tmp_path, boxes, on_error='ignore')
     with pytest.raises(DataError, match='NaN'): colours()(np.full((9, 9), np.nan), boxes=BOX)
@@ -237,6 +238,50 @@ def test_checkpoints_by_folder_file_and_name(run, monkeypatch):
     assert find_checkpoint('small') == run / 'weights.safetensors'
     with pytest.raises(FileNotFoundError, match='large: no weights there.*the models that ship are: small, other'): find_checkpoint('large')
     with pytest.raises(FileNotFoundError, match='weights'): find_checkpoint(run / 'nowhere')
+
+
+def test_a_name_stands_for_one_photo(tmp_path):
+    two = [read_photo(spots()), read_photo(np.zeros((180, 200, 3), np.uint8))]
+    found = colours()(two, boxes=[BOX, BOX + 20])
+    assert found.names == ['photo-1', 'photo-2'] and (found.boxes[1] - found.boxes[0]).tolist() == [20] * 4
+    read_photo(spots()).image.save(tmp_path / 'a.png')
+    with pytest.raises(ValueError, match='a.png: given twice'): colours()([tmp_path / 'a.png'] * 2, boxes=[BOX, BOX])
+    assert len(colours()([tmp_path / 'a.png'], boxes={tmp_path / 'a.png': BOX})) == 1
+    with pytest.raises(ValueError, match='boxes for photos that are not there: b.png; there are a.png'): colours()(tmp_path, boxes={'b.png': BOX})
+
+
+def test_skipping_goes_on(tmp_path):
+    "A photo that is missing, one that its box misses, and a good one."
+    read_photo(spots()).image.save(tmp_path / 'a.png')
+    read_photo(spots()).image.save(tmp_path / 'b.png')
+    paths, boxes = [str(tmp_path / name) for name in ('none.png', 'a.png', 'b.png')], [BOX, BOX + 1000, BOX]
+    with pytest.warns(UserWarning, match='(?s)2 of 3 photos are left out.*none.png.*a.png: a face in a square .* does not fit'):
+        found = colours()(paths, boxes=boxes, on_error='skip')
+    assert found.names == [paths[2]] and (found.points - SPOTS).abs().max() < .04
+    with pytest.raises(FileNotFoundError): colours()(paths, boxes=boxes)
+    with pytest.raises(DataError, match='does not fit'): colours()(paths[1:], boxes=boxes[1:])
+
+
+@pytest.mark.parametrize('crop', ['hrnet', 'fan'])
+def test_boxes_of_another_kind_become_landmark_boxes(crop):
+    "Their square is cut as they say; what goes on from there, the next look and the answer's boxes, is the checkpoint's."
+    asked = colours(crop=crop)(spots(), boxes=BOX)
+    squares = crop_square(BOX, crop)
+    assert torch.allclose(crop_square(asked.boxes, 'paper'), squares)
+    assert (colours(crop=crop, passes=2)(spots(), boxes=BOX).points - SPOTS).abs().max() < .04
+    rule = Crop('x', 1.5, 'sum', .1)
+    assert torch.allclose(crop_square(box_of_square(squares, rule), rule), squares)
+
+
+def test_small_faces_are_asked_for():
+    "`smallest` reaches the detector: a face of 20 px is found where the photo is enlarged for it."
+    least = []
+    eye = Detector(lambda pixels: (least.append(pixels.shape[:2]) or [], []), Crop('x', 1.), least=80)
+    with pytest.warns(UserWarning, match='no face found .* look for smaller ones with `smallest`'):
+        for smallest in (None, 20): colours(detector=eye, smallest=smallest)(spots())
+    assert least == [(180, 200), (720, 800)]
+    with pytest.raises(ValueError, match="unknown detector 'dlibb'; known: dlib"): colours(detector='dlibb')
+    assert colours(detector=lambda photo: (BOX.numpy(), [1.]))(spots()).points.shape == (1, 3, 2)
 
 
 def test_a_checkpoint_keeps_the_factors_of_its_covariances(tmp_path):

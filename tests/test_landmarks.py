@@ -61,7 +61,13 @@ def test_npz_holds_everything(tmp_path):
     save_landmarks(found, tmp_path / 'found.npz')
     with np.load(tmp_path / 'found.npz', allow_pickle=False) as file:
         assert (file['points'] == found.points.numpy()).all() and (file['covariance'] == found.covariance.numpy()).all()
+        assert file['photos'].tolist() == list(found.photos) and (file['sizes'] == (640, 480)).all() and file['tracks'].tolist() == [0, 0]
         assert file['names'].tolist() == found.names and file['times'].tolist() == [0, 1] and (file['boxes'] == found.boxes.numpy()).all()
+
+
+def test_pts_stay_in_their_folder(tmp_path):
+    assert pts_names(some(2, names=['../photos/x.jpg', '/home/y.jpg'])) == ['photos/x.pts', 'home/y.pts']
+    with pytest.raises(ValueError, match='2 faces would be written to x_1.pts'): pts_names(some(3, names=['x.jpg', 'x.jpg', 'x_1.jpg']))
 
 
 def test_nothing_is_written_where_it_cannot_be(tmp_path):

@@ -1,6 +1,8 @@
 "Pictures of every kind against pixels worked out by hand, orientations against numpy, crops against a kernel written out."
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -19,6 +21,14 @@ def colours():
 def png(image: Image.Image, **options) -> bytes:
     image.save(buffer := io.BytesIO(), 'png', **options)
     return buffer.getvalue()
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    "A PNG of 16 bits a colour, of (H, W, 3) uint16: Pillow writes none."
+    chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in pixels)
+    head = struct.pack('>IIBBBBB', pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
 
 
 # Where a picture comes from
@@ -54,10 +64,29 @@ def test_deep_pixels_are_rounded():
 
 
 def test_twelve_bits_in_sixteen_are_noticed():
-    with pytest.warns(UserWarning, match='largest value is 4000 of 65535: 12 or fewer bits'): read_photo(np.full((4, 4), 4000, np.uint16))
+    with pytest.warns(UserWarning, match='largest value is 4000 of 65535: really 8 or 12 bits'): read_photo(np.full((4, 4), 4000, np.uint16))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         read_photo(np.full((4, 4), 65535, np.uint16)), read_photo(np.zeros((4, 4), np.uint16))
+
+
+def test_eight_bits_in_sixteen_are_noticed(colours):
+    with pytest.warns(UserWarning, match='255 of 65535: really 8 or 12 bits'): read_photo(np.full((4, 4), 255, np.uint16))
+    deep = png16(np.full((4, 5, 3), 4000, np.uint16))
+    with pytest.warns(UserWarning, match='deep.png: 16 bits'): assert (read_photo(deep, 'deep.png').pixels == 15).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert np.array_equal(read_photo(png16(colours.astype(np.uint16) * 257)).pixels, colours)
+
+
+def test_floats_that_overshoot_by_a_hair():
+    assert read_photo(np.array([[-1e-7, .5, 1 + 1e-7]])).pixels[0, :, 0].tolist() == [0, 128, 255]
+    with pytest.raises(DataError, match='must be in 0..1, got 0..1.01'): read_photo(np.array([[0, 1.01]]))
+
+
+def test_what_else_reads_it_is_said():
+    for name, said in (('a.heic', 'install pillow-heif'), ('b.MP4', 'Films are read by `track_video`')):
+        with pytest.raises(DataError, match=f'{name}: not a readable photo .*{said}'): read_photo(b'something', name)
 
 
 def test_transparency_is_laid_on_white(colours):
@@ -95,6 +124,10 @@ def test_exif_is_obeyed(colours, orientation):
     assert np.array_equal(read_photo(Image.open(io.BytesIO(stored))).pixels, photo.pixels)
     left = read_photo(stored, upright=False)
     assert np.array_equal(left.pixels, colours) and not left.turned
+    Image.fromarray(colours).save(buffer := io.BytesIO(), 'tiff', exif=exif)                     # which Pillow turns by itself
+    for upright in (True, False):
+        photo = read_photo(buffer.getvalue(), upright=upright)
+        assert np.array_equal(photo.pixels, UPRIGHT[orientation](colours) if upright else colours) and photo.turned == (upright and orientation > 1)
 
 
 def test_the_first_frame_of_several():
@@ -182,4 +215,4 @@ def test_a_square_over_the_border_is_black_beyond():
 
 @pytest.mark.parametrize('square', [(200, 20, 30), (20, -40, 30), (20, 20, 0), (20, 20, -3), (20, 20, np.nan), (np.inf, 20, 9), (20, 20, 1e6)])
 def test_squares_that_do_not_fit(square):
-    with pytest.raises(DataError, match='x: a face in a square of'): cut_square(read_photo(np.zeros((50, 60), np.uint8), 'x'), square, 32)
+    with pytest.raises(DataError, match='x: (a face in|expected) a (finite )?square'): cut_square(read_photo(np.zeros((50, 60), np.uint8), 'x'), square, 32)

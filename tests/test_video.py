@@ -258,6 +258,30 @@ def test_boxes_for_later_frames_and_bad_ones():
         with pytest.raises(ValueError, match=next(iter(options))): Tracker(colours(), BOX, **options)
 
 
+def test_a_box_for_a_face_that_is_followed_corrects_it():
+    found = [tracker(frame(SPOTS, i)) for tracker in [Tracker(colours(), {0: BOX, 2: BOX + 8})] for i in range(4)]
+    assert torch.allclose(found[2].boxes, BOX + 8) and [f.tracks.tolist() for f in found] == [[0]] * 4
+
+
+def test_two_that_come_upon_one_face_become_one():
+    tracker = Tracker(colours(), torch.cat([BOX - 8, BOX + 8]))
+    assert [tracker(frame(SPOTS, i)).tracks.tolist() for i in range(4)] == [[0]] * 4
+
+
+def test_the_film_itself_is_not_overwritten(tmp_path):
+    record(tmp_path / 'a.mp4', [(0., np.zeros((48, 64, 3), np.uint8))])
+    before = (tmp_path / 'a.mp4').read_bytes()
+    with pytest.raises(ValueError, match='a.mp4 is the film itself'): track_video(colours(), tmp_path / 'a.mp4', video=tmp_path / '.' / 'a.mp4', boxes=BOX)
+    assert (tmp_path / 'a.mp4').read_bytes() == before
+
+
+def test_a_slow_film_is_not_cut_off(tmp_path):
+    "A frame every three seconds: the last one is held, and nothing is missing."
+    record(tmp_path / 'a.mkv', [(3. * i, page) for i, page in enumerate(pages(4))])
+    frames, warned = said(tmp_path / 'a.mkv')
+    assert len(frames) == 4 and warned == []
+
+
 def test_who_leaves_is_lost():
     tracker = Tracker(colours(), BOX)
     found = [tracker(frame(SPOTS + torch.tensor([8. * i, 0.], dtype=torch.float64), i)) for i in range(20)]
