@@ -759,6 +759,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                    'subpixel_nb.video._encode': ('video.html#_encode', 'subpixel_nb/video.py'),
                                    'subpixel_nb.video._inside': ('video.html#_inside', 'subpixel_nb/video.py'),
                                    'subpixel_nb.video._look': ('video.html#_look', 'subpixel_nb/video.py'),
+                                   'subpixel_nb.video._promised': ('video.html#_promised', 'subpixel_nb/video.py'),
                                    'subpixel_nb.video.draw_points': ('video.html#draw_points', 'subpixel_nb/video.py'),
                                    'subpixel_nb.video.film': ('video.html#film', 'subpixel_nb/video.py'),
                                    'subpixel_nb.video.follow': ('video.html#follow', 'subpixel_nb/video.py'),

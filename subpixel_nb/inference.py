@@ -236,7 +236,7 @@ def _faces(p: Predictor, sources: list[tuple[str, Any]], boxes: dict[str, Tensor
         yield from (Look(photo, box, name in boxes) for box in found)
     if failed: warnings.warn('\n  '.join([f'{len(failed)} of {len(sources)} photos are left out', *failed[:10]]), stacklevel=5)
 
-
+# %% ../nbs/13_inference.ipynb #606169cc
 def box_of_square(squares: Tensor, crop: str | Crop) -> Tensor:
     "The square boxes (n, 4) around which a crop cuts these squares (n, 3): `crop_square` undone."
     rule = CROPS[crop] if isinstance(crop, str) else crop
@@ -266,7 +266,7 @@ def answer(p: Predictor, looks: Sequence[Look], crop: str | Crop, passes: int = 
     covariance = covariance * (squares[:, 2] / p.size)[:, None, None, None] ** 2
     return Landmarks(points, score, covariance, boxes, [look.photo.name for look in looks])
 
-# %% ../nbs/13_inference.ipynb #606169cc
+# %% ../nbs/13_inference.ipynb #1f173c9e
 def closer(boxes: Tensor, points: Tensor) -> Tensor:
     "Boxes (n, 4) for the next look: the landmarks' (n, K, 2) own, where they are about as large as the last and not elsewhere."
     new = landmark_box(points)
@@ -292,7 +292,7 @@ def _predict(p: Predictor, sources: list[tuple[str, Any]], boxes: Any, on_error:
                       'look for smaller ones with `smallest`', stacklevel=3)
     return found
 
-# %% ../nbs/13_inference.ipynb #bf97f6af
+# %% ../nbs/13_inference.ipynb #faaba781
 def surprise(found: Landmarks, truth: Tensor) -> Tensor:
     "Squared Mahalanobis distances (n, K) of true points (n, K, 2) under the covariances: chi-squared of 2 if they are right; NaN if unknown."
     off, c = truth.double() - found.points, found.covariance

@@ -110,7 +110,7 @@ BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}        # EXIF's orientation: t
 HINTS = {('.heic', '.heif'): '. For HEIC, install pillow-heif and call its register_heif_opener() first',
          ('.mp4', '.mov', '.mkv', '.avi', '.webm', '.m4v'): '. Films are read by `track_video`'}
 
-
+# %% ../nbs/12e_photos.ipynb #2171dbc1
 def read_photo(source: Any, name: str | None = None, upright: bool = True) -> Photo:
     """The picture in a path, a file's bytes, a Pillow image, a numpy array (H, W[, 1, 3, 4]) or a tensor ([1, 3,] H, W).
 
@@ -131,7 +131,7 @@ def read_photo(source: Any, name: str | None = None, upright: bool = True) -> Ph
     image, turned = _from_file(source, name, upright)
     return Photo(image, name, turned)
 
-# %% ../nbs/12e_photos.ipynb #0b8a02ce
+# %% ../nbs/12e_photos.ipynb #b8e13480
 PHOTOS = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.avif', '.heic', '.heif', '.tif', '.tiff', '.gif'}
 
 
@@ -157,7 +157,7 @@ def _name(source: Any, number: int) -> str:
     if isinstance(source, Photo): return source.name if source.name != 'photo' else f'photo-{number}'
     return str(source) if isinstance(source, (str, Path)) else f'photo-{number}'
 
-# %% ../nbs/12e_photos.ipynb #c0651ad2
+# %% ../nbs/12e_photos.ipynb #1e5dcf00
 def check_square(photo: Photo, square: Any) -> None:
     "DataError where a square (centre x, centre y, side in px) is not finite, does not touch the photo, or is more than 10 times as wide as it."
     x, y, side = (float(v) for v in square)

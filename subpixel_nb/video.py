@@ -54,7 +54,7 @@ def film(path: Path | str) -> Iterator[Frame]:
     with video:
         if not video.streams.video: raise DataError(path, 'there is no video in it')
         stream, longest, time = video.streams.video[0], 0., -math.inf
-        promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base) if stream.duration else ((video.start_time or 0) + (video.duration or 0)) / 1e6
+        promised = _promised(video, stream)
         for decoded in _decoded(av, video, stream):
             if decoded is None or decoded.is_corrupt:
                 damaged.append(index)
@@ -70,6 +70,12 @@ def film(path: Path | str) -> Iterator[Frame]:
     elif promised - time > 1 + max(longest, 1 / rate):
         warnings.warn(f'{path}: cut off after {index} frames, at {time:.2f} s of the {promised:.2f} s that its header promises', stacklevel=2)
 
+# %% ../nbs/13b_video.ipynb #eaf71931
+def _promised(video: Any, stream: Any) -> float:
+    "Seconds at which the stream ends by its header, or by the file's where the stream's own is silent."
+    if stream.duration: return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return ((video.start_time or 0) + (video.duration or 0)) / 1e6
+
 
 def _decoded(av: Any, video: Any, stream: Any) -> Iterator[Any]:
     "The stream's frames, and None for each packet that cannot be read or decoded."
@@ -84,7 +90,7 @@ def _decoded(av: Any, video: Any, stream: Any) -> Iterator[Any]:
         except av.FFmpegError: frames = [None]
         yield from frames
 
-# %% ../nbs/13b_video.ipynb #403fa3ab
+# %% ../nbs/13b_video.ipynb #f28354a3
 VIDEOS = {'.mp4': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}         # containers that keep a time stamp for each frame
 TICKS = 60_000
 
@@ -116,7 +122,7 @@ def _encode(path: Path, kind: str, frames: Iterable[tuple[float, np.ndarray]], q
         if stream is None: raise ValueError('a video without frames cannot be written')
         video.mux(stream.encode())
 
-# %% ../nbs/13b_video.ipynb #f5d5e2ea
+# %% ../nbs/13b_video.ipynb #41197b05
 def draw_points(pixels: np.ndarray, points: Tensor | np.ndarray, radius: float = 1.5, colour: Sequence[int] = (255, 140, 0)) -> np.ndarray:
     "A copy of (H, W, 3) uint8 pixels with discs of `radius` px at points (..., 2); each pixel takes the share of it that a disc covers."
     out, (height, width), reach = pixels.copy(), pixels.shape[:2], math.ceil(radius + 1)
@@ -129,7 +135,7 @@ def draw_points(pixels: np.ndarray, points: Tensor | np.ndarray, radius: float =
         patch[:] = np.rint(patch * (1 - cover) + np.asarray(colour) * cover)
     return out
 
-# %% ../nbs/13b_video.ipynb #ec85ceda
+# %% ../nbs/13b_video.ipynb #4651fbca
 @dataclass
 class Track:
     "A face that is followed."
@@ -151,7 +157,7 @@ def follow(boxes: Tensor, points: Tensor, pull: float = .5) -> Tensor:
     size, moved = (boxes[:, 2:] - boxes[:, :2]).amax(-1), ((new - boxes)[:, :2] + (new - boxes)[:, 2:]).norm(dim=-1) / 2
     return torch.where((moved > .03 * size)[:, None], new, boxes.lerp(new, pull))
 
-# %% ../nbs/13b_video.ipynb #4651fbca
+# %% ../nbs/13b_video.ipynb #dc45cf0e
 class Tracker:
     "Follows the faces of a video: call it with its frames, in order."
 
@@ -181,7 +187,7 @@ class Tracker:
         none = torch.zeros(0, dtype=torch.int64)
         return replace(found, photos={photo.name: photo.size}, tracks=none if found.tracks is None else found.tracks)
 
-# %% ../nbs/13b_video.ipynb #dc45cf0e
+# %% ../nbs/13b_video.ipynb #d2719248
 def _correct(tracks: list[Track], boxes: Tensor) -> Tensor:
     "Boxes (n, 4) that a caller gives replace those of the tracks that they overlap; the others are returned."
     if not tracks or not len(boxes): return boxes
@@ -189,7 +195,7 @@ def _correct(tracks: list[Track], boxes: Tensor) -> Tensor:
     for box, i in zip(boxes[share >= .3], nearest[share >= .3].tolist()): tracks[i].box = box
     return boxes[share < .3]
 
-
+# %% ../nbs/13b_video.ipynb #ccd10250
 def _look(t: Tracker, photo: Photo, tracks: list[Track], passes: int) -> Landmarks:
     "Landmarks of tracks, whose boxes move on; those that are lost, or have come upon another's face, are taken out of the list."
     if not tracks: return joined([], t.predictor.net.points)
@@ -209,7 +215,7 @@ def _inside(box: Tensor, size: tuple[int, int]) -> bool:
     x, y = ((box[:2] + box[2:]) / 2).tolist()
     return -.5 <= x < size[0] - .5 and -.5 <= y < size[1] - .5
 
-# %% ../nbs/13b_video.ipynb #d2719248
+# %% ../nbs/13b_video.ipynb #cd894207
 def track_video(predictor: Predictor, path: Path | str, video: Path | str | None = None, table: Path | str | None = None,
                 boxes: Any = None, lost: float = .5, every: int = 50, pull: float = .5, radius: float | None = None) -> Landmarks:
     """The faces of a video, frame by frame: names are frame numbers, `times` seconds, `tracks` who is who.

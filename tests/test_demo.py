@@ -429,9 +429,7 @@ def test_job(tmp_path):
     assert len(shown) == 1 and f'Landmark 30: {asked[0]:.2f}, {asked[1]:.2f} px' in ''.join(shown[0]['text/plain']) and len(text) < 600_000
 
 
-@pytest.mark.parametrize('parameters, said', [
-    (dict(checkpoint='nothing'), 'the models that ship are'), (dict(box='3 4'), 'expected four numbers'),
-    (dict(tua=3), 'tua')], ids=str)
+@pytest.mark.parametrize('parameters, said', [(dict(box='3 4'), 'expected four numbers')], ids=str)
 def test_job_with_wrong_parameters(parameters, said, tmp_path):
     done = papermill(tmp_path / 'out.ipynb', **dict(checkpoint=tiny(tmp_path)) | parameters)
     assert done.returncode == 1 and re.search(said, done.stderr), done.stderr[-2000:]

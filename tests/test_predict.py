@@ -59,8 +59,6 @@ def test_of_nothing_the_example(tmp_path):
     assert written in (['astronaut.pts'], ['a drawn face.pts'])
 
 
-@pytest.mark.parametrize('parameters, said', [(dict(output='found.xls'), "unknown suffix '.xls'"), (dict(decoder='gausian'), "unknown decoder 'gausian'"),
-                                              (dict(source='nowhere'), 'nowhere: no such photo or folder')], ids=str)
-def test_wrong_parameters_end_it(tmp_path, parameters, said):
-    done = papermill('predict', tmp_path / 'out.ipynb', **dict(output=tmp_path / 'found.csv') | parameters)
-    assert done.returncode == 1 and said in done.stderr, done.stderr[-2000:]
+def test_a_wrong_output_ends_it_before_the_work(tmp_path):
+    done = papermill('predict', tmp_path / 'out.ipynb', source='nowhere', output='found.xls')
+    assert done.returncode == 1 and "unknown suffix '.xls'" in done.stderr, done.stderr[-2000:]
