@@ -9,8 +9,9 @@ config = ConfigParser(delimiters=['='])
 config.read(here / 'settings.ini', encoding='utf-8')
 settings = config['DEFAULT']
 
-EXTRAS = ('video', 'detector', 'onnx', 'demo')                           # each a NAME_requirements, and part of dev
-extras = {name: settings[f'{name}_requirements'].split() for name in EXTRAS}
+# Each NAME_requirements is an extra, and part of dev.
+extras = {key.removesuffix('_requirements'): settings[key].split() for key in settings
+          if key.endswith('_requirements') and key != 'dev_requirements'}
 
 setup(
     name=settings['lib_name'],

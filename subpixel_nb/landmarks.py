@@ -98,11 +98,8 @@ def as_coco(found: Landmarks) -> dict[str, Any]:
 
 # %% ../nbs/12g_landmarks.ipynb #ce3a73e8
 def pts_names(found: Landmarks) -> list[str]:
-    "Each face's .pts, relative to the folder. ValueError where two photos differ only in their suffix."
-    several, stems = Counter(found.names), {}
-    for name in found.names:
-        other = stems.setdefault(Path(name).with_suffix(''), name)
-        if other != name: raise ValueError(f'{other} and {name} would both be written to {Path(name).with_suffix(".pts")}: rename one, or write .csv')
+    "Each face's .pts, relative to the folder. ValueError where two would be the same."
+    several = Counter(found.names)
     stem = lambda name: Path(*(part for part in Path(name).parts if part not in ('/', '..', '.'))).with_suffix('').as_posix()
     files = [f'{stem(name)}{f"_{face}" if several[name] > 1 else ""}.pts' for name, face in zip(found.names, found.faces)]
     for file, count in Counter(files).items():

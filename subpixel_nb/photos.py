@@ -56,7 +56,7 @@ def _bytes(pixels: np.ndarray, name: str) -> np.ndarray:
     return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
 
 
-def _dark(name: str, most: int) -> None:
+def _dark(name: str, most: int | str) -> None:
     warnings.warn(f'{name}: 16 bits whose largest value is {most} of 65535: really 8 or 12 bits? Scale them up first', stacklevel=5)
 
 # %% ../nbs/12e_photos.ipynb #1cb5c26d
@@ -92,7 +92,7 @@ def _from_file(source: Any, name: str, upright: bool) -> tuple[Image.Image, bool
         deep = any(';16' in str(tile[3]) for tile in getattr(image, 'tile', ()))
         asked = _orientation(image)
         image.load()
-        if deep and not image.mode.startswith('I') and max(np.ravel(image.getextrema())) < 16: _dark(name, 4095)
+        if deep and not image.mode.startswith('I') and max(np.ravel(image.getextrema())) < 16: _dark(name, 'below 4096')
         if not upright and asked != _orientation(image): image = image.transpose(BACK[asked])      # Pillow turns a TIFF as it loads
         return _rgb(ImageOps.exif_transpose(image) if upright else image, name), upright and asked != 1
     except (DataError, FileNotFoundError, IsADirectoryError): raise

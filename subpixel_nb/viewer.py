@@ -36,6 +36,7 @@ from .geometry import crop_square, inverse, landmark_box, square_map, transform_
 from .inference import Look, Predictor, answer, closer, given_boxes, landmark_boxes
 from .landmarks import Landmarks, joined
 from .photos import Photo, cut_square, read_photo
+from .video import overlap
 from .wild import wild_faces
 
 # %% ../nbs/13e_viewer.ipynb #d3159712
@@ -167,10 +168,8 @@ class PhotoFaces:
     def mark(self, p: Predictor, box: Sequence[float], i: int | None = None) -> int:
         "The number of the face in a given box: `i`, the shown one's, where they overlap. ValueError, DataError: not a box, off the photo."
         new = given_boxes(box, [self.photo.name])[self.photo.name][0]
-        maps, (x1, y1, x2, y2), n = face_maps(p, self.photo, new), new.tolist(), len(self.boxes)
-        if i is not None:
-            a1, b1, a2, b2 = self.boxes[i][0].tolist()
-            if x1 < a2 and a1 < x2 and y1 < b2 and b1 < y2: n = i
+        maps, n = face_maps(p, self.photo, new), len(self.boxes)
+        if i is not None and overlap(new[None], self.boxes[i][0][None]).item() > 0: n = i
         self.boxes[n:n + 1], self.kept[n], self.note = [(new, True)], maps, ''
         return n
 

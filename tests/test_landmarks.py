@@ -72,7 +72,7 @@ def test_pts_stay_in_their_folder(tmp_path):
 
 def test_nothing_is_written_where_it_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="unknown suffix '.xls'; known"): save_landmarks(some(), tmp_path / 'a.xls')
-    with pytest.raises(ValueError, match='x.jpg and x.png would both be written to x.pts'): save_landmarks(some(2, names=['x.jpg', 'x.png']), tmp_path / 'out')
+    with pytest.raises(ValueError, match='2 faces would be written to x.pts'): save_landmarks(some(2, names=['x.jpg', 'x.png']), tmp_path / 'out')
     assert not list(tmp_path.iterdir())
     save_landmarks(some(), tmp_path / 'a.json')
     before, broken = (tmp_path / 'a.json').read_bytes(), some()
