@@ -1,19 +1,39 @@
-"What every test shares: the project's folder, the real data where there is any, and how torch and hypothesis run."
+"""What every test shares: the project's folder, real data where there is any, seeds, markers, and the lessons' runs.
+
+Random numbers: before each test and each fixture, random, numpy and torch are seeded with one number, which the header
+and each failure show. `pytest --seed N` sets it. Without, it is another one in every run, and 0 where CI is set.
+
+Lessons: tests/test_notebooks.py runs each notebook in a process of its own. The first starts together with the first
+test of any file, on the core that pytest leaves free, and gives way to the tests; pytest reaches the lessons last.
+"""
+
 import os
+import random
+import secrets
+import shlex
 import shutil
 import signal
 import subprocess
 import sysconfig
+import threading
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # read as torch is imported: threads that wait do not spin
+
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = Path(sysconfig.get_path('scripts'))   # where this environment's nbdev_export, papermill, ... are
+SCRIPTS = Path(sysconfig.get_path('scripts'))  # where this environment's nbdev_export, papermill, ... are
+RUNNING: set[subprocess.Popen] = set()  # tools that have not ended
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))                               # small tensors gain nothing from more
+torch.set_num_threads(min(2, os.cpu_count() or 1))  # small tensors gain nothing from more
 hypothesis.settings.register_profile('project', deadline=None, derandomize=bool(os.environ.get('CI')), print_blob=True)
 hypothesis.settings.load_profile('project')
 
@@ -21,9 +41,11 @@ hypothesis.settings.load_profile('project')
 def project_files(*kinds: str) -> list[str]:
     "Paths, relative to the project, of what git tracks or would track (not what .gitignore names), or of `kinds` only."
     kinds = kinds or ('--cached', '--others')
-    listed = subprocess.run(['git', 'ls-files', '-z', *kinds, '--exclude-standard'],
-                            cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode: pytest.skip(f'needs a git checkout with git installed: {listed.stderr.strip()}')
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z', *kinds, '--exclude-standard'], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip(f'needs a git checkout with git installed: {listed.stderr.strip()}')
     return sorted(f for f in set(listed.stdout.split('\0')) if f and (ROOT / f).is_file())
 
 
@@ -35,18 +57,40 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def run_tool(*command: str, cwd: Path, timeout: float = 120, **env: str) -> str:
-    "What a command-line tool of this environment prints; fails with all of it if the tool fails."
+def run_tool(*command: str, cwd: Path, timeout: float = 120, niceness: int = 0, **env: str) -> str:
+    """What a command-line tool of this environment prints; fails with all of it if the tool fails.
+
+    The tool gets `env` besides this process's environment. With a `niceness` it gives way to other processes."""
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | env
-    tool = subprocess.Popen([SCRIPTS / command[0], *command[1:]], cwd=cwd, env=env, text=True, encoding='utf-8',
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            start_new_session=True)
-    try: printed, end = tool.communicate(timeout=timeout)[0], f'exited {tool.returncode}'
+    nice = ['nice', '-n', str(niceness)] if niceness and shutil.which('nice') else []
+    tool = subprocess.Popen(
+        [*nice, SCRIPTS / command[0], *command[1:]],
+        cwd=cwd,
+        env=env,
+        text=True,
+        encoding='utf-8',
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    RUNNING.add(tool)
+    try:
+        printed, end = tool.communicate(timeout=timeout)[0], f'exited {tool.returncode}'
     except subprocess.TimeoutExpired:
-        os.killpg(tool.pid, signal.SIGKILL)                                          # with the workers that it started
+        kill(tool)
         printed, end = tool.communicate()[0], f'was not done after {timeout:g} s'
-    if tool.returncode: pytest.fail(f'{" ".join(command)} {end}:\n{printed[-6000:]}', pytrace=False)
+    finally:
+        RUNNING.discard(tool)
+    if tool.returncode:
+        pytest.fail(f'{" ".join(command)} {end}:\n{printed[-6000:]}', pytrace=False)
     return printed
+
+
+def kill(tool: subprocess.Popen) -> None:
+    "End a tool that run_tool started, with the workers that it started in turn."
+    if tool.poll() is None:
+        os.killpg(tool.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope='session')
@@ -59,5 +103,131 @@ def root() -> Path:
 def shared_data() -> Path:
     "The folder of real faces and annotations that lies beside the checkout, or a skip that says what was looked for."
     folder = ROOT.parent / 'shared' / 'data'
-    if not folder.is_dir(): pytest.skip('no ../shared/data beside the checkout: tests on real faces are left out')
+    if not folder.is_dir():
+        pytest.skip('no ../shared/data beside the checkout: tests on real faces are left out')
     return folder
+
+
+# Markers
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Mark whole folders and the users of the real data; put the lessons, which run beside the other tests, at the end."
+    for item in items:
+        where = item.path.relative_to(ROOT / 'tests') if item.path.is_relative_to(ROOT / 'tests') else item.path
+        if where.name in ('test_browser.py', 'test_demo_browser.py'):
+            item.add_marker('browser')
+        if where.parts[0] == 'jobs' or where.name == 'test_notebooks.py' or item.get_closest_marker('browser'):
+            item.add_marker('slow')
+        if 'shared_data' in getattr(item, 'fixturenames', ()):
+            item.add_marker('data')
+    items.sort(key=lambda item: item.path.name == 'test_notebooks.py')
+
+
+# Seeds
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--seed', type=int, help='seed of random, numpy and torch before each test; default: see header')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.seed is None:
+        config.option.seed = 0 if os.environ.get('CI') else secrets.randbelow(2**32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f'random numbers: --seed {config.option.seed}'
+
+
+def seed_all(seed: int, name: str = '') -> None:
+    "Set the generators that a test uses without making one: those of random, numpy and torch; another start by name."
+    seed = (seed ^ zlib.crc32(name.encode())) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  the global generator is the one to be seeded
+    torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> None:
+    "A fixture that several tests share draws the same numbers, whichever of them is the first."
+    seed_all(request.config.option.seed, request.fixturename or '')
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    seed_all(item.config.option.seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        seed = item.config.option.seed
+        report.sections.append(('random numbers', f'the same again: pytest --seed {seed} {shlex.quote(item.nodeid)}'))
+    return report
+
+
+# Lessons
+
+
+class LessonRuns:
+    """Runs of notebooks from top to bottom by nbdev_test: as plain Python, without a kernel, one thread each.
+
+    They run in the background on a copy of the project, since lessons write pictures: one at a time, below the priority
+    of the tests, and two at a time from the moment when a test waits for one. `result` waits for its notebook."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.waited_for = folder, False
+        self.lock, self.free = threading.Lock(), threading.Semaphore(1)
+        self.pool = ThreadPoolExecutor(2)
+        self.runs: dict[str, Future[str]] = {name: self.pool.submit(self.run, name) for name in names}
+
+    @cached_property
+    def project(self) -> Path:
+        "The copy, made by the first run; beside it the real data, where lessons look for it."
+        shared = ROOT.parent / 'shared'
+        if shared.is_dir():
+            (self.folder / 'shared').symlink_to(shared)
+        return copy_project(self.folder / ROOT.name)
+
+    def run(self, name: str) -> str:
+        with self.free:
+            with self.lock:
+                project = self.project
+            return run_tool(
+                *('nbdev_test', '--path', f'nbs/{name}.ipynb', '--do_print'),
+                cwd=project,
+                timeout=900,
+                niceness=0 if self.waited_for else 10,
+                PYTHONPATH=str(project),
+                OMP_NUM_THREADS='1',
+                MPLBACKEND='agg',
+            )
+
+    def result(self, name: str) -> str:
+        "What the run of a notebook printed; fails with it, and so with the cell's traceback, if the notebook failed."
+        if not self.waited_for:
+            self.waited_for = True
+            self.free.release()  # for the second
+        return self.runs[name].result()
+
+    def stop(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for tool in list(RUNNING):
+            kill(tool)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def lesson_runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LessonRuns | None]:
+    "Runs of the notebooks whose tests were selected, begun before the first test of the session."
+    chosen = [
+        item.callspec.params['name'] for item in request.session.items if item.name.startswith('test_lesson_runs[')
+    ]
+    runs = LessonRuns(tmp_path_factory.mktemp('lessons'), chosen) if chosen else None
+    yield runs
+    if runs:
+        runs.stop()

@@ -1,13 +1,32 @@
-"The notebooks' own checks: nbdev_test runs each lesson from top to bottom, as plain Python, without a kernel."
-from conftest import ROOT, copy_project, run_tool
+"""The notebooks' own checks: nbdev_test runs each lesson from top to bottom, as plain Python, without a kernel.
+
+One test is one lesson: `pytest "tests/test_notebooks.py::test_lesson_runs[1_codec/03_decoding]"`. The runs themselves
+begin before the first test (LessonRuns in conftest.py).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, LessonRuns
+
+PAGES = ('core', 'index', 'fan', 'graph', 'launch')  # notebooks beside the jobs, which run as lessons do
 
 
-def test_lessons_run(tmp_path):
-    "Two at a time, one thread each, on a copy, since lessons write pictures; a failure prints the cell's traceback."
-    copy = copy_project(tmp_path / ROOT.name)
-    shared = ROOT.parent / 'shared'
-    if shared.is_dir(): (tmp_path / 'shared').symlink_to(shared)                     # lessons look for real faces there
-    printed = run_tool('nbdev_test', '--file_re', r'^(\d\d[a-z]?_.*|index)\.ipynb$', '--n_workers', '2', '--do_print',
-                       cwd=copy, timeout=900, OMP_NUM_THREADS='1', MPLBACKEND='agg')
-    lessons = {p.name for p in (ROOT / 'nbs').glob('*.ipynb') if p.name[0].isdigit() or p.stem == 'index'}
-    assert lessons and [name for name in sorted(lessons) if f'/{name}' not in printed] == [], 'these did not run'
+def is_lesson(path: Path) -> bool:
+    "Whether a notebook lies in a part, or is one of PAGES, and has code."
+    if '.ipynb_checkpoints' in path.parts or not (re.match(r'\d_', path.parent.name) or path.stem in PAGES):
+        return False
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return any(cell['cell_type'] == 'code' and ''.join(cell['source']).strip() for cell in cells)
+
+
+LESSONS = sorted(
+    p.relative_to(ROOT / 'nbs').with_suffix('').as_posix() for p in (ROOT / 'nbs').rglob('*.ipynb') if is_lesson(p)
+)
+
+
+@pytest.mark.parametrize('name', LESSONS)
+def test_lesson_runs(name: str, lesson_runs: LessonRuns) -> None:
+    assert f'/nbs/{name}.ipynb' in lesson_runs.result(name), 'nbdev_test did not run it'

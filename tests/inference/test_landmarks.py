@@ -1,0 +1,164 @@
+"Every file format read back by other code than wrote it, and what it says where it cannot."
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from subpixel_nb.data.datasets import read_pts
+from subpixel_nb.inference.landmarks import Landmarks, as_coco, as_table, joined, pts_names, save_landmarks
+
+
+def some(n: int = 3, k: int = 4, names=None, **extra) -> Landmarks:
+    rng = torch.Generator().manual_seed(n)
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=rng, dtype=torch.float64)
+
+    root = draw(n, k, 2, 2)
+    names = names or [f'{i}.png' for i in range(n)]
+    return Landmarks(
+        4000 * draw(n, k, 2) - 5,
+        draw(n, k),
+        root @ root.mT,
+        100 * draw(n, 4),
+        names,
+        dict.fromkeys(names, (640, 480)),
+        **extra,
+    )
+
+
+def test_pts_count_from_one(tmp_path):
+    found = some(names=['a/x.jpg', 'a/x.jpg', 'y'])
+    save_landmarks(found, tmp_path / 'out')
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()) == [
+        'out/a/x_0.pts',
+        'out/a/x_1.pts',
+        'out/y.pts',
+    ]
+    lines = (tmp_path / 'out/y.pts').read_text().splitlines()
+    assert lines[:3] == ['version: 1', 'n_points: 4', '{'] and lines[-1] == '}'
+    assert [float(v) for v in lines[3].split()] == pytest.approx(
+        (found.points[2, 0] + 1).tolist(), abs=1e-6
+    )  # the first pixel is 1
+    for name, points in zip(pts_names(found), found.points):
+        assert (read_pts(tmp_path / 'out' / name, 4) - points).abs().max() < 3e-4  # float32
+
+
+def test_csv(tmp_path):
+    found = some(names=['a', 'b', 'b'])
+    save_landmarks(found, tmp_path / 'deep/er/found.csv')
+    rows = list(csv.DictReader(open(tmp_path / 'deep/er/found.csv')))
+    assert len(rows) == 12 and list(rows[0]) == [
+        'photo',
+        'face',
+        'landmark',
+        'x',
+        'y',
+        'score',
+        'var_x',
+        'var_y',
+        'cov_xy',
+    ]
+    last = rows[-1]
+    assert (last['photo'], last['face'], last['landmark']) == ('b', '1', '3') and float(last['y']) == pytest.approx(
+        found.points[2, 3, 1].item(), abs=1e-5
+    )
+    assert [float(last[c]) for c in ('var_x', 'var_y', 'cov_xy')] == pytest.approx(
+        found.covariance[2, 3].flatten()[[0, 3, 1]].tolist(), rel=1e-6
+    )
+    timed = some(2, names=['0', '1'], times=torch.tensor([0.0, 0.04], dtype=torch.float64), tracks=torch.tensor([7, 7]))
+    assert as_table(timed)[['time', 'face']].to_numpy()[[0, -1]].tolist() == [[0, 7], [0.04, 7]]
+
+
+def test_coco(tmp_path):
+    found = some(names=['a.png', 'b.png', 'b.png'])
+    found.photos['empty.png'] = (10, 20)
+    found.covariance[1, 2] = torch.inf
+    save_landmarks(found, tmp_path / 'found.json')
+    coco = json.loads((tmp_path / 'found.json').read_text(), parse_constant=lambda v: pytest.fail(f'{v} is not JSON'))
+    assert coco == as_coco(found)
+    assert [i['file_name'] for i in coco['images']] == ['a.png', 'b.png', 'empty.png'] and coco['images'][2][
+        'height'
+    ] == 20
+    second = coco['annotations'][1]
+    assert second['image_id'] == 2 and second['num_keypoints'] == 4 and second['keypoints'][2::3] == [2, 2, 2, 2]
+    assert np.reshape(second['keypoints'], (4, 3))[:, :2] == pytest.approx(found.points[1].numpy(), abs=1e-5)  # 0-based
+    assert second['keypoint_covariances'][2] is None and second['keypoint_covariances'][3] == pytest.approx(
+        found.covariance[1, 3].flatten()[[0, 1, 3]].tolist(), abs=1e-7
+    )
+    x1, y1, x2, y2 = found.boxes[1].tolist()
+    assert (
+        second['bbox'] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-3)
+        and len(coco['categories'][0]['keypoints']) == 4
+    )
+
+
+def test_npz_holds_everything(tmp_path):
+    found = some(2, times=torch.tensor([0.0, 1.0]), tracks=torch.tensor([0, 0]))
+    save_landmarks(found, tmp_path / 'found.npz')
+    with np.load(tmp_path / 'found.npz', allow_pickle=False) as file:
+        assert (file['points'] == found.points.numpy()).all() and (file['covariance'] == found.covariance.numpy()).all()
+        assert (
+            file['photos'].tolist() == list(found.photos)
+            and (file['sizes'] == (640, 480)).all()
+            and file['tracks'].tolist() == [0, 0]
+        )
+        assert (
+            file['names'].tolist() == found.names
+            and file['times'].tolist() == [0, 1]
+            and (file['boxes'] == found.boxes.numpy()).all()
+        )
+
+
+def test_pts_stay_in_their_folder(tmp_path):
+    assert pts_names(some(2, names=['../photos/x.jpg', '/home/y.jpg'])) == ['photos/x.pts', 'home/y.pts']
+    with pytest.raises(ValueError, match='2 faces would be written to x_1.pts'):
+        pts_names(some(3, names=['x.jpg', 'x.jpg', 'x_1.jpg']))
+
+
+def test_nothing_is_written_where_it_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="unknown suffix '.xls'; known"):
+        save_landmarks(some(), tmp_path / 'a.xls')
+    with pytest.raises(ValueError, match='2 faces would be written to x.pts'):
+        save_landmarks(some(2, names=['x.jpg', 'x.png']), tmp_path / 'out')
+    assert not list(tmp_path.iterdir())
+    save_landmarks(some(), tmp_path / 'a.json')
+    before, broken = (tmp_path / 'a.json').read_bytes(), some()
+    broken.points[0, 0, 0] = torch.nan
+    with pytest.raises(ValueError):
+        save_landmarks(broken, tmp_path / 'a.json')  # JSON has no NaN
+    assert (tmp_path / 'a.json').read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.json']
+
+
+def test_rows_are_picked_and_joined():
+    found = some(4, names=['a', 'a', 'b', 'c'], tracks=torch.tensor([3, 1, 3, 2]))
+    assert found.faces == [3, 1, 3, 2] and some(4, names=['a', 'a', 'b', 'a']).faces == [0, 1, 0, 2]
+    for index, names in (
+        (0, ['a']),
+        (slice(1, 3), ['a', 'b']),
+        ([3, 0], ['c', 'a']),
+        (torch.tensor([False, False, True, True]), ['b', 'c']),
+        ([], []),
+    ):
+        part = found[index]
+        assert (
+            part.names == names
+            and len(part) == len(part.points) == len(part.tracks) == len(names)
+            and set(part.photos) == set('abc')
+        )
+    assert found[[2]].empty == ['a', 'c']
+    both = joined([found[:1], joined([], 4), found[1:]])
+    assert (
+        both.names == found.names and torch.equal(both.points, found.points) and torch.equal(both.tracks, found.tracks)
+    )
+    none = joined([], 68)
+    assert (
+        len(none) == 0
+        and none.points.shape == (0, 68, 2)
+        and none.covariance.shape == (0, 68, 2, 2)
+        and none.score.shape == (0, 68)
+    )
+    assert as_table(none).empty and as_coco(none)['annotations'] == []
