@@ -108,6 +108,22 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    "A small 300W, and its true points."
+    from face_files import release
+
+    return tmp_path / '300w', release(tmp_path / '300w')
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    "A folder of people's own data."
+    from face_files import own_folder
+
+    return own_folder(tmp_path / 'own')
+
+
 # Markers
 
 

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['CROPS', 'to_heatmap', 'from_heatmap', 'scale_shift', 'translation', 'reflection', 'stride_map', 'compose', 'inverse',
            'transform_points', 'scale_of', 'similarity', 'on_heatmap', 'blur_sigma', 'antialias', 'warp',
-           'lands_inside', 'coverage', 'Crop', 'landmark_box', 'crop_square', 'square_map', 'flip_permutation',
-           'flip_points']
+           'lands_inside', 'Crop', 'landmark_box', 'crop_square', 'square_map', 'flip_permutation', 'flip_points']
 
 # %% ../../nbs/1_codec/01_geometry.ipynb #b5358ae2
 import math
@@ -141,11 +140,6 @@ def lands_inside(m: Tensor, size: int, target: int) -> Tensor:
     where = transform_points(m, grid)
     inside = ((where >= 0) & (where <= target - 1)).all(-1)
     return inside.unflatten(-1, (size, size))
-
-
-def coverage(m: Tensor, source: int, size: int) -> Tensor:
-    "Mask (..., size, size): which output pixels under maps (..., 3, 3) lie inside a source frame of `source` px."
-    return lands_inside(inverse(m), size, source)
 
 # %% ../../nbs/1_codec/01_geometry.ipynb #0f7366f6
 @dataclass(frozen=True)

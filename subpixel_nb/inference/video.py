@@ -262,7 +262,7 @@ class Tracker:
         if len(new) and self.tracks:
             new = new[overlap(new, torch.stack([track.box for track in self.tracks])).amax(1) < 0.3]
         strangers = [Track(next(self.numbers), box) for box in new]
-        more = self.follow(photo, strangers, self.predictor.passes or (2 if self.detects else 1))
+        more = self.follow(photo, strangers, self.predictor.options.passes or (2 if self.detects else 1))
         self.tracks, found = self.tracks + strangers, joined([found, more], self.predictor.net.points)
         self.frame += 1
         numbers = torch.tensor([track.number for track in self.tracks], dtype=torch.int64)
@@ -273,7 +273,7 @@ class Tracker:
         new = self.boxes.get(self.frame)
         if new is None:
             return torch.zeros(0, 4, dtype=torch.float64)
-        return _correct_tracks(self.tracks, convert_boxes(new, self.predictor.crop, self.predictor.config.crop))
+        return _correct_tracks(self.tracks, convert_boxes(new, self.predictor.options.crop, self.predictor.config.crop))
 
     def follow(self, photo: Photo, tracks: list[Track], passes: int) -> Landmarks:
         "Landmarks of tracks, whose boxes move on. Lost ones, and those upon another's face, leave the list."

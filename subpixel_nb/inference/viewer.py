@@ -86,16 +86,18 @@ def predict_maps(p: Predictor, photo: Photo, box: Tensor, given: bool = True) ->
 
     As in the predictor, a given box takes one pass of the network, and one that was detected or guessed takes two.
     Raises DataError where the box is off the photo."""
-    crop, passes = (p.crop, p.passes or 1) if given else (p.config.crop, p.passes or 2)
+    crop, passes = (p.options.crop, p.options.passes or 1) if given else (p.config.crop, p.options.passes or 2)
     box = convert_boxes(box[None].double(), crop, p.config.crop)[0]
     if passes > 1:
         before = p.predict_faces([BoxedFace(photo, box, given)], p.config.crop, passes - 1)
         box = refine_boxes(before.boxes, before.points)[0]
     square = crop_square(box, p.config.crop)
-    heatmaps = p.heatmaps(torch.from_numpy(cut_square(photo, square.tolist(), p.size, p.margin).copy())[None])
-    (points,), (score,), (covariance,) = p.read(heatmaps)
-    points = transform_points(inverse(square_map(square, p.size)), points)
-    return FaceMaps(box, square, heatmaps[0].cpu(), points, score, covariance * (square[2] / p.size) ** 2)
+    heatmaps = p.reader.heatmaps(
+        torch.from_numpy(cut_square(photo, square.tolist(), p.reader.size, p.reader.margin).copy())[None]
+    )
+    (points,), (score,), (covariance,) = p.reader.read(heatmaps)
+    points = transform_points(inverse(square_map(square, p.reader.size)), points)
+    return FaceMaps(box, square, heatmaps[0].cpu(), points, score, covariance * (square[2] / p.reader.size) ** 2)
 
 # %% ../../nbs/6_inference/08_viewer.ipynb #dd2cfe64
 DROP_SCRIPT = """
@@ -544,9 +546,9 @@ def viewer_controls(p: Predictor) -> dict[str, widgets.Widget]:
         box=widgets.Text(description='box', continuous_update=False, placeholder='x1, y1, x2, y2', tooltip=box_tip),
         draw=widgets.ToggleButton(description='draw a box', value=False, tooltip=draw_tip),
         whole=widgets.ToggleButton(description='whole photo', value=False, tooltip='the whole photo, or the face'),
-        decoder=widgets.Dropdown(description='decoder', options=list(DECODERS), value=p.decoder),
-        tau=_slider('tau', p.tau),
-        window=_slider('window', p.window),
+        decoder=widgets.Dropdown(description='decoder', options=list(DECODERS), value=p.options.decoder),
+        tau=_slider('tau', p.options.tau),
+        window=_slider('window', p.options.window),
         landmark=widgets.IntSlider(description='landmark', value=min(30, last), min=0, max=last),
     )
     for name, width in _WIDTHS.items():
@@ -638,7 +640,7 @@ class Session:
 
     def refresh(self) -> None:
         "Read the heatmaps as the controls say. A moved slider does this and nothing else."
-        self.setting = _read_setting(self.controls, self.predictor.sigma)
+        self.setting = _read_setting(self.controls, self.predictor.options.sigma)
         self.points, said = None, [self.shown.note]
         with self.acting():
             if self.face is None or self.lines is None:

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Loss', 'METHODS', 'CorrectedHourglass', 'split_output', 'place_error', 'correction_loss', 'window_loss',
-           'global_loss', 'divergence', 'Method', 'static_loss', 'dynamic_loss', 'softargmax_loss', 'prior_loss',
-           'local_window_loss', 'find_method']
+           'global_loss', 'divergence', 'Method', 'corrected_loss', 'softargmax_loss', 'local_window_loss',
+           'find_method']
 
 # %% ../../nbs/3_model/04_rivals.ipynb #00d1f390
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class Method:
         return CorrectedHourglass if self.decoder == 'corrected' else StackedHourglass
 
 # %% ../../nbs/3_model/04_rivals.ipynb #7f4e345e
-def static_loss(
+def corrected_loss(
     outputs: Sequence[Sequence[Tensor]],
     views: Sequence[View],
     truth: Truth,
@@ -143,22 +144,11 @@ def static_loss(
     offsets: Tensor | None = None,
     dynamic: bool = False,
 ) -> Tensor:
-    "`heatmap_loss` plus `correction_loss` of the offsets (B, K, 2) of a CorrectedHourglass."
+    "`heatmap_loss` plus `correction_loss` (`dynamic`: see there) of the offsets (B, K, 2) of a CorrectedHourglass."
     assert offsets is not None
     reach = (options.window - 1) / 2
     correction = correction_loss(outputs[0][-1], offsets, views[0], dynamic, reach, truth.count)
     return heatmap_loss(outputs, views, truth, options) + correction
-
-
-def dynamic_loss(
-    outputs: Sequence[Sequence[Tensor]],
-    views: Sequence[View],
-    truth: Truth,
-    options: LossOptions = LossOptions(),
-    offsets: Tensor | None = None,
-) -> Tensor:
-    "`static_loss`, with the error of the current heatmaps' argmax as the target of the offsets."
-    return static_loss(outputs, views, truth, options, offsets, dynamic=True)
 
 # %% ../../nbs/3_model/04_rivals.ipynb #2505ee71
 def softargmax_loss(
@@ -169,20 +159,9 @@ def softargmax_loss(
     offsets: Tensor | None = None,
     prior: bool = False,
 ) -> Tensor:
-    "`global_loss` of all views and stacks; no target map."
+    "`global_loss` of all views and stacks, with or without its `prior`; no target map."
     pairs = [(h, view) for maps, view in zip(outputs, views) for h in maps]
     return torch.stack([global_loss(h, view, options, prior, truth.count) for h, view in pairs]).sum()
-
-
-def prior_loss(
-    outputs: Sequence[Sequence[Tensor]],
-    views: Sequence[View],
-    truth: Truth,
-    options: LossOptions = LossOptions(),
-    offsets: Tensor | None = None,
-) -> Tensor:
-    "`softargmax_loss` with the Gaussian prior."
-    return softargmax_loss(outputs, views, truth, options, offsets, prior=True)
 
 
 def local_window_loss(
@@ -202,10 +181,12 @@ _ROWS = (
     Method('continuous', 'continuous', 1, 'quarter', '+ proposed hm (w/o 3.3)'),
     Method('local', 'continuous', 1, 'local', '+ proposed hm'),
     Method('siamese', 'continuous', 2, 'local', '+ siamese training'),
-    Method('static', 'round', 1, 'corrected', 'coord-correction (static gt)', static_loss),
-    Method('dynamic', 'round', 1, 'corrected', 'coord-correction (dynamic gt)', dynamic_loss),
+    Method('static', 'round', 1, 'corrected', 'coord-correction (static gt)', corrected_loss),
+    Method('dynamic', 'round', 1, 'corrected', 'coord-correction (dynamic gt)', partial(corrected_loss, dynamic=True)),
     Method('global', 'continuous', 1, 'global', 'Global soft-argmax', softargmax_loss),
-    Method('prior', 'continuous', 1, 'global', 'Global soft-argmax, Gaussian prior', prior_loss),
+    Method(
+        'prior', 'continuous', 1, 'global', 'Global soft-argmax, Gaussian prior', partial(softargmax_loss, prior=True)
+    ),
     Method('window', 'continuous', 1, 'local', 'local window loss (section 4.3)', local_window_loss),
 )
 METHODS: dict[str, Method] = {m.name: m for m in _ROWS}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Plan', 'plan_epoch', 'share_of', 'Feed', 'Trainer', 'build_trainer', 'step_loss', 'run_epoch', 'set_rate', 'predict',
            'check_scheme', 'face_errors', 'Sigterm', 'exit_stopped', 'StateKeeper', 'check_finite', 'train',
-           'progress_bar', 'test_errors', 'open_log']
+           'progress_bar', 'decoder_errors', 'open_log']
 
 # %% ../../nbs/4_training/04_loop.ipynb #969c85be
 import json
@@ -119,7 +119,7 @@ class Trainer:
     "What every step of a run needs."
 
     config: Config
-    method: Method
+    options: LossOptions
     feed: Feed
     views: K.AugmentationSequential
     net: Callable[[Tensor], Any]  # the network, perhaps compiled, perhaps spread over several processes
@@ -142,12 +142,12 @@ def build_trainer(
     net: nn.Module,
     rank: int = 0,
     count: int = 1,
-    compile: str = 'off',
 ) -> Trainer:
     "The trainer of a run; `compile`: 'off', 'on' or 'auto', see `compiled` (lesson 4.1)."
     views = build_views(config.augment, feed.faces.size, mirror=feed.permutation is not None)
-    fast, loss = (compiled(f, feed.device, compile) for f in (net, method.loss))
-    return Trainer(config, method, feed, views, fast, loss, rank, count)
+    options = LossOptions(config.sigma, method.mode, config.merging, config.tau, config.window)
+    fast, loss = (compiled(f, feed.device, config.compile) for f in (net, method.loss))
+    return Trainer(config, options, feed, views, fast, loss, rank, count)
 
 # %% ../../nbs/4_training/04_loop.ipynb #70b6adb8
 def step_loss(
@@ -156,16 +156,15 @@ def step_loss(
     """The loss of the faces `chosen` (B,) with `crops` (B, 3, C, C), each seen once in every view of `drawn`.
 
     `count` (): visible landmarks of the whole batch divided by the number of processes; None: there is one process."""
-    feed, config = trainer.feed, trainer.config
+    feed = trainer.feed
     points, visible = feed.points[chosen], feed.visible[chosen]
     views = [random_view(trainer.views, d, crops, points, visible, feed.permutation, feed.faces.size) for d in drawn]
     inputs = torch.cat([v.images for v in views]).contiguous(memory_format=torch.channels_last)
-    with autocast(inputs.device, config.precision):
+    with autocast(inputs.device, trainer.config.precision):
         heatmaps, offsets = split_output(trainer.net(inputs))
     outputs = list(zip(*(h.float().chunk(len(views)) for h in heatmaps)))  # [view][stack]
     truth = Truth(points - feed.faces.margin, visible, feed.permutation, count)
-    options = LossOptions(config.sigma, trainer.method.mode, config.merging, config.tau, config.window)
-    return trainer.loss(outputs, views, truth, options, offsets)
+    return trainer.loss(outputs, views, truth, trainer.options, offsets)
 
 # %% ../../nbs/4_training/04_loop.ipynb #3089e970
 def run_epoch(
@@ -407,7 +406,7 @@ def _epochs(
     device, rank, count = accelerator.device, accelerator.process_index, accelerator.num_processes
     log = open_log(folder, position.epoch, keeper.writes)
     wrapped = accelerator.prepare(net) if count > 1 else net
-    trainer = build_trainer(config, method, Feed(faces, device), wrapped, rank, count, config.compile)
+    trainer = build_trainer(config, method, Feed(faces, device), wrapped, rank, count)
     steps = len(plan_epoch(config, faces, 0).order)
     bar = progress_bar(config, steps, position, show=count == 1)
     for epoch in range(position.epoch, config.epochs):
@@ -427,7 +426,7 @@ def _epochs(
         took = time.perf_counter() - began
         if (epoch + 1) % config.test_every == 0 or epoch + 1 == config.epochs:
             with keeper.idle(Position(epoch, steps, losses)):
-                row['nme'] = test_errors(net, test, config, accelerator, method.decoder)
+                row['nme'] = decoder_errors(net, test, config, accelerator, method.decoder)
         done = (steps - position.step) * plan.order.shape[1] * method.views
         times = {'from_step': position.step, 'seconds': round(took, 2), 'views_per_s': round(done / took, 1)}
         log(row, {'epoch': epoch + 1} | times, bar)
@@ -448,7 +447,7 @@ def progress_bar(config: Config, steps: int, position: Position, show: bool) -> 
     )
 
 # %% ../../nbs/4_training/04_loop.ipynb #4ceb6b43
-def test_errors(
+def decoder_errors(
     net: StackedHourglass, test: Faces, config: Config, accelerator: Accelerator, own: str
 ) -> dict[str, float]:
     "Mean NME (percent) of the test faces with three decoders and the method's `own`."

@@ -13,13 +13,13 @@ from subpixel_nb.codec.geometry import (
     CROPS,
     blur_sigma,
     compose,
-    coverage,
     crop_square,
     flip_permutation,
     flip_points,
     from_heatmap,
     inverse,
     landmark_box,
+    lands_inside,
     on_heatmap,
     reflection,
     scale_of,
@@ -176,7 +176,7 @@ def test_leading_axes_of_maps_and_points():
 def test_coverage_is_where_ones_come_from():
     m = view(30.0, 1.1, True, 64)
     ones = warp(torch.ones(1, 64, 64), m, 64)[0]
-    seen = coverage(m, 64, 64)
+    seen = lands_inside(inverse(m), 64, 64)
     assert (ones[seen] > 0.999).all() and (ones[~seen] < 1).all() and 0 < seen.float().mean() < 1
 
 

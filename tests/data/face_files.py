@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from subpixel_nb.data import datasets
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT.parent / 'shared' / 'data' / '300w'
+needs_real = pytest.mark.skipif(not (REAL / 'helen/trainset').is_dir(), reason=f'no 300W photos in {REAL}')
 
 
 def face_points(seed: int, count: int = 68, side: int = 120) -> np.ndarray:

@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from face_files import face_points, own_folder, quietly, release, write_face, write_pts
+from face_files import (
+    REAL,
+    ROOT,
+    face_points,
+    needs_real,
+    quietly,
+    write_face,
+    write_pts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -47,23 +55,6 @@ from subpixel_nb.data.datasets import (
     read_split,
     register,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
-REAL = ROOT.parent / 'shared' / 'data' / '300w'
-needs_real = pytest.mark.skipif(not (REAL / 'helen/trainset').is_dir(), reason=f'no 300W photos in {REAL}')
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    "A small 300W, and its true points."
-    return tmp_path / '300w', release(tmp_path / '300w')
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    "A folder of people's own data."
-    return own_folder(tmp_path / 'own')
-
 
 # ---------------------------------------------------------------------------------------------------------- bad folders
 

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from face_files import own_folder, quietly, release, write_face, write_pts
+from face_files import (
+    REAL,
+    needs_real,
+    quietly,
+    write_face,
+    write_pts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,23 +35,6 @@ from subpixel_nb.data.datasets import (
     read_pts,
     read_split,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
-REAL = ROOT.parent / 'shared' / 'data' / '300w'
-needs_real = pytest.mark.skipif(not (REAL / 'helen/trainset').is_dir(), reason=f'no 300W photos in {REAL}')
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    "A small 300W, and its true points."
-    return tmp_path / '300w', release(tmp_path / '300w')
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    "A folder of people's own data."
-    return own_folder(tmp_path / 'own')
-
 
 # -------------------------------------------------------------------------------------------------------------- schemes
 

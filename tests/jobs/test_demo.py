@@ -138,7 +138,7 @@ def test_points_are_the_predictors(state, tmp_path):
     )
     heatmap = viewer.face.heatmaps[41][None]
     for name in DECODERS:
-        sigma = viewer.predictor.sigma
+        sigma = viewer.predictor.options.sigma
         point = decode(heatmap, name, state.get('tau', 10.0), state.get('window', 5), sigma)[0]
         assert np.allclose(xy(viewer, name), point, atol=1e-4), name
 

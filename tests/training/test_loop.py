@@ -166,7 +166,7 @@ def test_a_step_is_the_mean_over_the_whole_batch(faces):
     for method in ('local', 'siamese', 'global', 'window'):
         config = configure(**SMALL, method=method)
         trainer, chosen = build_trainer(config, find_method(method), feed, net), torch.arange(8)
-        drawn = trainer.draw(plan_epoch(config, faces[0], 0, trainer.method.views).seeds[0], 8)
+        drawn = trainer.draw(plan_epoch(config, faces[0], 0, find_method(method).views).seeds[0], 8)
         all_at_once = step_loss(trainer, crops, chosen, drawn)
         count = visible[:8].sum() / 2
         shares = [
@@ -295,7 +295,7 @@ def test_lost_metrics_are_told(faces, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('moment', ['step_loss', 'test_errors'])
+@pytest.mark.parametrize('moment', ['step_loss', 'decoder_errors'])
 def test_sigterm_saves_says_so_and_exits(faces, whole, tmp_path, monkeypatch, capsys, moment):
     "In the middle of an epoch the step is finished first; while test faces are looked at, the process ends at once."
     config, honest, calls = configure(**SMALL, output=str(tmp_path / 'run')), getattr(training, moment), []
@@ -304,7 +304,7 @@ def test_sigterm_saves_says_so_and_exits(faces, whole, tmp_path, monkeypatch, ca
         calls.append(1)
         if len(calls) == (5 if moment == 'step_loss' else 1):
             os.kill(os.getpid(), signal.SIGTERM)
-            if moment == 'test_errors':
+            if moment == 'decoder_errors':
                 raise AssertionError('the process should have ended')
         return honest(*args)
 
