@@ -281,6 +281,11 @@ class HeadGeometry:
         apply_identity(q, self.p)
         apply_expression(q, self.p)
 
+    @property
+    def marks(self) -> np.ndarray:
+        "The landmarks (68, 2) as they are annotated, cm: the points that the features are drawn through."
+        return self.points
+
     def project(self, q: ArrayLike) -> np.ndarray:
         "Picture points (n, 2) of head points (n, 3): cm in the plane through the head's axis, in perspective."
         v = np.asarray(q, float) @ self.matrix.T
@@ -647,4 +652,4 @@ class Head(HeadGeometry):
 
     def placement(self, size: int, margin: int) -> tuple[float, np.ndarray]:
         "From cm to canvas px; see `crop_placement`."
-        return crop_placement(self.points, self.visible, size, margin)
+        return crop_placement(self.marks, self.visible, size, margin)

@@ -143,7 +143,7 @@ def draw_portrait(p: Portrait, size: int = 256, margin: int | None = None, slide
     paint_finely(canvas, face, h.features(), lights['skin'], scale, shift)
     if above:
         paint(canvas, above, lights, scale, shift)
-    return canvas, h.points * scale + shift, h.visible
+    return canvas, h.marks * scale + shift, h.visible
 
 
 def render_portrait(p: Portrait, size: int = 256, margin: int | None = None, slide_limit: float = 35.0) -> Drawn:

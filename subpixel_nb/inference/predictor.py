@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['load_network', 'upright_heatmaps', 'view_heatmaps', 'Options', 'CompleteOptions', 'CropReader', 'given_boxes',
-           'box_of_square', 'convert_boxes', 'refine_boxes', 'BoxedFace', 'timed', 'open_network', 'Predictor',
-           'squared_mahalanobis', 'calibrate']
+           'box_of_square', 'convert_boxes', 'refine_rolls', 'leaning_boxes', 'refine_boxes', 'BoxedFace', 'timed',
+           'open_network', 'Predictor', 'Answer', 'squared_mahalanobis', 'calibrate']
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #3ee937d5
 import json
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
@@ -24,28 +24,36 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..codec.decoding import DECODERS, decode, gaussian_fit
 from subpixel_nb.codec.geometry import (
     CROPS,
     Crop,
     compose,
-    crop_square,
     flip_permutation,
     from_heatmap,
     inverse,
     landmark_box,
     similarity,
-    square_map,
     transform_points,
     translation,
     warp,
 )
 from ..core import unknown
 from ..data.datasets import SCHEMES, DataError, Scheme
-from .detection import KNOWN_DETECTORS, Detector, find_detector
+from .detection import KNOWN_DETECTORS, Detections, Detector, as_detections, find_detector
 from .landmarks import Landmarks, joined
-from .photos import Photo, check_square, cut_square, list_photos, read_photo
+from subpixel_nb.inference.photos import (
+    Photo,
+    check_square,
+    cut_square,
+    face_map,
+    list_photos,
+    read_photo,
+    turn_about,
+    turned_squares,
+)
 from ..model.augmentation import View, restore, upright_view
 from ..model.hourglass import StackedHourglass
 from ..model.rivals import split_output
@@ -132,10 +140,10 @@ class Options:
     views: Sequence[tuple[float, float]] = ()  # average with views turned by degrees and scaled
     batch: int = 16  # faces per pass of the network
     precision: str = 'float32'  # float32, bf16, auto: bf16 where the machine computes in it
-    detector: 'str | Callable[[Photo], Any]' = 'dlib'  # a name, or a function from a Photo to (landmark boxes, scores)
-    smallest: float | None = (
-        None  # side in px of the smallest face to detect; None: a twelfth of the photo, at least 80
+    detector: 'str | Callable[[Photo], Any]' = (
+        'centerface'  # a name, or Photo -> Detections, or (landmark boxes, scores)
     )
+    smallest: float | None = None  # side in px of the smallest face to detect; None: the detector's share of the photo
     crop: str | Crop | None = None  # square around *given* boxes; None: the checkpoint's, for tight landmark boxes
     passes: int | None = None  # passes of the network per face; None: 2 for detected boxes, 1 for given ones
     inflate: float | Tensor | None = None  # factor (or (K,)) of the covariance; None: the checkpoint's (`calibrate`)
@@ -180,7 +188,7 @@ class CropReader:
         self.net, self.config, self.options = net.to(self.device).eval(), config, options
         self.size = config.size  # side of the network's view, px
         self.margin = round(5 / 16 * self.size) if options.views else 0  # px around it that turned views may need
-        pairs = scheme.pairs
+        self.scheme, pairs = scheme, scheme.pairs
         self.permutation = None if pairs is None else flip_permutation(pairs, net.points).to(self.device)
 
     def network(self, images: Tensor) -> Tensor:
@@ -251,25 +259,52 @@ def _as_boxes(name: str, values: Any) -> Tensor:
     return torch.from_numpy(flat)
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #606169cc
-def box_of_square(squares: Tensor, crop: str | Crop) -> Tensor:
-    "The square boxes (n, 4) around which a crop's rule cuts these squares (n, 3): the inverse of `crop_square`."
+def box_of_square(squares: Tensor, crop: str | Crop, rolls: Tensor | None = None) -> Tensor:
+    """The square boxes (n, 4) around which a crop's rule cuts these squares (n, 3): the inverse of `turned_squares`.
+
+    `rolls`: degrees (n,) by which the faces lean clockwise; None: 0."""
     rule = CROPS[crop] if isinstance(crop, str) else crop
     side = squares[:, 2:] / rule.scale / (2 if rule.measure == 'sum' else 1)
-    centre = squares[:, :2] + torch.cat([0 * side, rule.lift * side], 1)
-    return torch.cat([centre - side / 2, centre + side / 2], 1)
+    middle = squares[:, :2] + torch.cat([0 * side, rule.lift * side], 1)
+    if rolls is not None:
+        middle = turn_about(middle, squares[:, :2], rolls)
+    return torch.cat([middle - side / 2, middle + side / 2], 1)
 
 
-def convert_boxes(boxes: Tensor, crop: str | Crop, to: str | Crop) -> Tensor:
+def convert_boxes(boxes: Tensor, crop: str | Crop, to: str | Crop, rolls: Tensor | None = None) -> Tensor:
     "Boxes (n, 4) for the rule `to` that give the same squares as these boxes (n, 4) give for the rule `crop`."
-    return boxes if crop == to else box_of_square(crop_square(boxes, crop), to)
+    rolls = boxes.new_zeros(len(boxes)) if rolls is None else rolls
+    return boxes if crop == to else box_of_square(turned_squares(boxes, rolls, crop), to, rolls)
+
+# %% ../../nbs/6_inference/04_predictor.ipynb #4843bfa7
+def refine_rolls(rolls: Tensor, boxes: Tensor, points: Tensor, scheme: Scheme) -> Tensor:
+    """Rolls (n,) for the next pass: of the line through the eyes in the landmarks (n, K, 2) that the last pass found.
+
+    A roll stays as it is where the scheme names no eyes, where they are closer than a fifth of the box (n, 4), as in a
+    profile, and where it would change by more than 45 degrees: such landmarks are taken to be wrong."""
+    if not scheme.eyes:
+        return rolls
+    left, right = (points[:, list(group)].mean(1) for group in scheme.eyes)
+    line, size = right - left, (boxes[:, 2:] - boxes[:, :2]).amax(-1)
+    change = (torch.rad2deg(torch.atan2(line[:, 1], line[:, 0])) - rolls + 180) % 360 - 180
+    return torch.where((line.norm(dim=-1) > size / 5) & (change.abs() < 45), rolls + change, rolls)
 
 
-def refine_boxes(boxes: Tensor, points: Tensor) -> Tensor:
+def leaning_boxes(points: Tensor, rolls: Tensor) -> Tensor:
+    "The tight boxes (n, 4) of landmarks (n, K, 2) of faces that lean by rolls (n,), each turned about its own middle."
+    about = points.mean(1)
+    box = landmark_box(turn_about(points, about[:, None], -rolls[:, None]))
+    middle, half = turn_about((box[:, :2] + box[:, 2:]) / 2, about, rolls), (box[:, 2:] - box[:, :2]) / 2
+    return torch.cat([middle - half, middle + half], 1)
+
+# %% ../../nbs/6_inference/04_predictor.ipynb #99b56766
+def refine_boxes(boxes: Tensor, points: Tensor, rolls: Tensor | None = None) -> Tensor:
     """Boxes (n, 4) for the next pass: the tight boxes of the landmarks (n, K, 2) that the last pass found.
 
-    A box stays as it is where the new one is less than half or more than twice as large, or where its centre moved by
-    more than half of the box's size: such landmarks are taken to be wrong."""
-    new = landmark_box(points)
+    `rolls`: degrees (n,) by which the faces lean clockwise; None: 0. A box stays as it is where the new one is less
+    than half or more than twice as large, or where its centre moved by more than half of the box's size: such landmarks
+    are taken to be wrong."""
+    new = leaning_boxes(points, points.new_zeros(len(points)) if rolls is None else rolls)
     size, before = ((b[:, 2:] - b[:, :2]).amax(-1) for b in (new, boxes))
     moved = ((new[:, :2] + new[:, 2:] - boxes[:, :2] - boxes[:, 2:]) / 2).norm(dim=-1)
     plausible = (size > before / 2) & (size < 2 * before) & (moved < before / 2)
@@ -283,6 +318,7 @@ class BoxedFace:
     photo: Photo
     box: Tensor  # (4,) x1 y1 x2 y2, photo px
     given: bool = True  # by the caller, not by a detector
+    roll: float = 0.0  # degrees by which the face leans clockwise, and the box about its middle with it
 
 
 @contextmanager
@@ -343,51 +379,77 @@ class Predictor:
             raise unknown('on_error', on_error, ('raise', 'skip'))
         return _predict_photos(self, list_photos(photos), boxes, on_error == 'skip')
 
-    def find(self, photo: Photo) -> Tensor:
-        "Landmark boxes (n, 4) of the faces that the detector finds, the largest first."
+    def find(self, photo: Photo) -> Detections:
+        """The faces that the detector finds, the largest first: landmark boxes, scores, how each leans, and the quarter
+        turn in which it was seen."""
         self.detector = find_detector(self.detector)
         options = dict(smallest=self.options.smallest) if isinstance(self.detector, Detector) else {}
-        return given_boxes([self.detector(photo, **options)[0]], [photo.name])[photo.name]
+        found = as_detections(self.detector(photo, **options))
+        return replace(found, boxes=given_boxes([found.boxes], [photo.name])[photo.name])
 
     def predict_faces(self, faces: Sequence[BoxedFace], crop: str | Crop, passes: int = 1) -> Landmarks:
         "Landmarks of a batch of faces, whose boxes follow the rule `crop`, after so many passes of the network."
-        boxes = convert_boxes(torch.stack([face.box for face in faces]).double(), crop, self.config.crop)
-        found = _predict_boxes(self, faces, boxes)
+        return self.look(faces, crop, passes).landmarks
+
+    def look(self, faces: Sequence[BoxedFace], crop: str | Crop, passes: int = 1) -> 'Answer':
+        "As `predict_faces`, with the heatmaps of the last pass and their maps."
+        rolls = torch.tensor([face.roll for face in faces], dtype=torch.float64)
+        boxes = convert_boxes(torch.stack([face.box for face in faces]).double(), crop, self.config.crop, rolls)
+        answer = _look_once(self, faces, boxes, rolls)
         for _ in range(passes - 1):
-            found = _predict_boxes(self, faces, refine_boxes(found.boxes, found.points))
-        return found
+            points = answer.landmarks.points
+            rolls = refine_rolls(rolls, boxes, points, self.reader.scheme)
+            boxes = refine_boxes(boxes, points, rolls)
+            answer = _look_once(self, faces, boxes, rolls)
+        return answer
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #8e5a7c7c
-def _predict_boxes(predictor: Predictor, faces: Sequence[BoxedFace], boxes: Tensor) -> Landmarks:
-    "Landmarks of faces whose squares are cut around boxes (n, 4) for the checkpoint's crop: one pass of the network."
+@dataclass(frozen=True)
+class Answer:
+    "What one pass of the network says about a batch of faces."
+
+    landmarks: Landmarks  # n rows, in px of the photos
+    heatmaps: Tensor  # (n, K, h, h)
+    maps: Tensor  # (n, 3, 3) from photo px to px of the network's view, in which the face is upright
+
+
+def _look_once(predictor: Predictor, faces: Sequence[BoxedFace], boxes: Tensor, rolls: Tensor) -> Answer:
+    "One pass of the network: squares around boxes (n, 4) for the checkpoint's crop, of faces that lean by rolls (n,)."
     reader, seconds = predictor.reader, predictor.seconds
-    squares = crop_square(boxes, reader.config.crop)
+    squares = turned_squares(boxes, rolls, reader.config.crop)
+    maps = face_map(squares, rolls, reader.size)
     with timed(seconds, 'crop'):
-        pairs = zip(faces, squares.tolist())
-        crops = np.stack([cut_square(face.photo, square, reader.size, reader.margin) for face, square in pairs])
+        each = zip(faces, squares.tolist(), rolls.tolist())
+        crops = np.stack([cut_square(face.photo, at, reader.size, reader.margin, roll) for face, at, roll in each])
     with timed(seconds, 'network'):
         heatmaps = reader.heatmaps(torch.from_numpy(crops))
     with timed(seconds, 'decode'):
         points, score, covariance = reader.read(heatmaps)
-        points = transform_points(inverse(square_map(squares, reader.size)), points)
-        covariance = covariance * (squares[:, 2] / reader.size)[:, None, None, None] ** 2
-    return Landmarks(points, score, covariance, boxes, [face.photo.name for face in faces])
+        back = inverse(maps)
+        turn, fitted = back[:, None, :2, :2], covariance.isfinite()
+        points = transform_points(back, points)
+        covariance = torch.where(fitted, turn @ covariance.where(fitted, 0.0) @ turn.mT, covariance)
+    names = [face.photo.name for face in faces]
+    return Answer(Landmarks(points, score, covariance, boxes, names, rolls=rolls), heatmaps, maps)
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #09d05ee4
 def _find_faces(
-    predictor: Predictor, sources: list[tuple[str, Any]], boxes: dict[str, Tensor], skip: bool, sizes: dict
+    predictor: Predictor, sources: Iterable[tuple[str, Any]], boxes: dict[str, Tensor], skip: bool, sizes: dict
 ) -> Iterator[BoxedFace]:
     "Face by face, photo by photo, so that only the photos of one batch are in memory. Adds to `sizes` by photo."
     failed = []
     for name, source in sources:
+        given = name in boxes
+        crop = predictor.options.crop if given else predictor.config.crop
         try:
             with timed(predictor.seconds, 'read'):
                 photo = replace(read_photo(source, name), name=name)
-            found = boxes.get(name)
-            if found is None:
+            if given:
+                found = as_detections((boxes[name], torch.ones(len(boxes[name]))))
+            else:
                 with timed(predictor.seconds, 'detect'):
                     found = predictor.find(photo)
-            for square in crop_square(found, predictor.options.crop if name in boxes else predictor.config.crop):
+            for square in turned_squares(found.boxes, found.rolls, crop):
                 check_square(photo, square)
         except (DataError, FileNotFoundError, IsADirectoryError) as e:
             if not skip:
@@ -395,9 +457,9 @@ def _find_faces(
             failed.append(str(e))
             continue
         sizes[name] = photo.size
-        yield from (BoxedFace(photo, box, name in boxes) for box in found)
+        yield from (BoxedFace(photo, box, given, roll) for box, roll in zip(found.boxes, found.rolls.tolist()))
     if failed:
-        lines = [f'{len(failed)} of {len(sources)} photos are left out', *failed[:10]]
+        lines = [f'{len(failed)} of {len(failed) + len(sizes)} photos are left out', *failed[:10]]
         warnings.warn('\n  '.join(lines), stacklevel=4)
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #1f173c9e
@@ -408,21 +470,30 @@ def _predict_photos(predictor: Predictor, sources: list[tuple[str, Any]], boxes:
         raise ValueError(f'{twice[0]}: given twice, and results go by name. Give a mapping from names to photos')
     given, parts = given_boxes(boxes, names), []
     sizes: dict[str, tuple[int, int]] = {}
-    faces = _find_faces(predictor, sources, given, skip, sizes)
-    while batch := list(islice(faces, predictor.options.batch)):
-        for by_caller, alike in groupby(batch, attrgetter('given')):
-            crop = predictor.options.crop if by_caller else predictor.config.crop
-            passes = predictor.options.passes or (1 if by_caller else 2)
-            parts.append(predictor.predict_faces(list(alike), crop, passes))
+    bar = tqdm(sources, desc='landmarks', unit='photo', delay=5, leave=False)
+    faces = _find_faces(predictor, bar, given, skip, sizes)
+    try:
+        while batch := list(islice(faces, predictor.options.batch)):
+            for by_caller, alike in groupby(batch, attrgetter('given')):
+                crop = predictor.options.crop if by_caller else predictor.config.crop
+                passes = predictor.options.passes or (1 if by_caller else 2)
+                parts.append(predictor.predict_faces(list(alike), crop, passes))
+    except KeyboardInterrupt:
+        done = {name for part in parts for name in part.names}
+        sizes = {name: size for name, size in sizes.items() if name in done}
+        warnings.warn(f'stopped: what was found in {len(done)} of {len(names)} photos is kept', stacklevel=3)
+    finally:
+        bar.close()
     found = replace(joined(parts, predictor.net.points), photos=sizes)
-    missed = [name for name in found.empty if name not in given]
-    if missed:
-        warnings.warn(
-            f'no face found in {len(missed)} of {len(sizes)} photos: {", ".join(missed[:5])}. Say where they are with '
-            '`boxes`, or look for smaller ones with `smallest`',
-            stacklevel=3,
-        )
+    _warn_missed([name for name in found.empty if name not in given], len(sizes))
     return found
+
+
+def _warn_missed(missed: list[str], photos: int) -> None:
+    "Warns of photos in which no face was found."
+    if missed:
+        told = f'no face found in {len(missed)} of {photos} photos: {", ".join(missed[:5])}. Say where they are with '
+        warnings.warn(told + '`boxes`, or look for smaller ones with `smallest`', stacklevel=4)
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #faaba781
 def squared_mahalanobis(found: Landmarks, truth: Tensor) -> Tensor:

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from ..core import unknown, write_atomic
 from ..data.datasets import DataError
+from .detection import Detections, as_detections
 from .landmarks import Landmarks, check_output, joined, save_landmarks
 from .photos import Photo
-from .predictor import BoxedFace, Predictor, convert_boxes, given_boxes, refine_boxes
+from .predictor import BoxedFace, Predictor, convert_boxes, given_boxes, refine_boxes, refine_rolls
 
 # %% ../../nbs/6_inference/05_video.ipynb #3fb54920
 @dataclass(frozen=True)
@@ -184,12 +185,12 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
     return mean_iou_bbox(a, b)
 
 
-def next_frame_boxes(boxes: Tensor, points: Tensor, pull: float = 0.5) -> Tensor:
+def next_frame_boxes(boxes: Tensor, points: Tensor, pull: float = 0.5, rolls: Tensor | None = None) -> Tensor:
     """Boxes (n, 4) for the next frame, from this frame's boxes (n, 4) and landmarks (n, K, 2).
 
-    A share `pull` of the step to the landmarks' own box; the whole step where the box's middle moves by over 3 % of its
-    size."""
-    new = refine_boxes(boxes, points)
+    A share `pull` of the step to the landmarks' own box, in faces that lean by rolls (n,); the whole step where the
+    box's middle moves by over 3 % of its size."""
+    new = refine_boxes(boxes, points, rolls)
     size = (boxes[:, 2:] - boxes[:, :2]).amax(-1)
     moved = ((new - boxes)[:, :2] + (new - boxes)[:, 2:]).norm(dim=-1) / 2
     return torch.where((moved > 0.03 * size)[:, None], new, boxes.lerp(new, pull))
@@ -201,6 +202,7 @@ class Track:
 
     number: int
     box: Tensor  # (4,) landmark box for the next frame
+    roll: float = 0.0  # degrees by which the face leans clockwise, and the box with it
 
 
 def _correct_tracks(tracks: list[Track], boxes: Tensor) -> Tensor:
@@ -209,7 +211,7 @@ def _correct_tracks(tracks: list[Track], boxes: Tensor) -> Tensor:
         return boxes
     share, nearest = overlap(boxes, torch.stack([track.box for track in tracks])).max(1)
     for box, i in zip(boxes[share >= 0.3], nearest[share >= 0.3].tolist()):
-        tracks[i].box = box
+        tracks[i].box, tracks[i].roll = box, 0.0
     return boxes[share < 0.3]
 
 
@@ -260,32 +262,35 @@ class Tracker:
         if self.detects and (not followed or len(self.tracks) < followed or due):
             new = self.predictor.find(photo)
         if len(new) and self.tracks:
-            new = new[overlap(new, torch.stack([track.box for track in self.tracks])).amax(1) < 0.3]
-        strangers = [Track(next(self.numbers), box) for box in new]
+            new = new[overlap(new.boxes, torch.stack([track.box for track in self.tracks])).amax(1) < 0.3]
+        strangers = [Track(next(self.numbers), box, roll) for box, roll in zip(new.boxes, new.rolls.tolist())]
         more = self.follow(photo, strangers, self.predictor.options.passes or (2 if self.detects else 1))
         self.tracks, found = self.tracks + strangers, joined([found, more], self.predictor.net.points)
         self.frame += 1
         numbers = torch.tensor([track.number for track in self.tracks], dtype=torch.int64)
         return replace(found, photos={photo.name: photo.size}, tracks=numbers)
 
-    def boxes_given_now(self) -> Tensor:
-        "Boxes (n, 4) that were given for this frame, as landmark boxes, and that no track has taken."
-        new = self.boxes.get(self.frame)
-        if new is None:
-            return torch.zeros(0, 4, dtype=torch.float64)
-        return _correct_tracks(self.tracks, convert_boxes(new, self.predictor.options.crop, self.predictor.config.crop))
+    def boxes_given_now(self) -> Detections:
+        "Upright faces whose boxes were given for this frame, as landmark boxes, and that no track has taken."
+        new = self.boxes.get(self.frame, torch.zeros(0, 4, dtype=torch.float64))
+        boxes = convert_boxes(new, self.predictor.options.crop, self.predictor.config.crop)
+        boxes = _correct_tracks(self.tracks, boxes)
+        return as_detections((boxes, torch.ones(len(boxes))))
 
     def follow(self, photo: Photo, tracks: list[Track], passes: int) -> Landmarks:
         "Landmarks of tracks, whose boxes move on. Lost ones, and those upon another's face, leave the list."
         if not tracks:
             return joined([], self.predictor.net.points)
-        faces = [BoxedFace(photo, track.box) for track in tracks]
+        faces = [BoxedFace(photo, track.box, roll=track.roll) for track in tracks]
         found = self.predictor.predict_faces(faces, self.predictor.config.crop, passes)
+        assert found.rolls is not None
         kept: list[int] = []
-        boxes, scores = next_frame_boxes(found.boxes, found.points, self.pull), found.score.mean(1).tolist()
+        new = refine_rolls(found.rolls, found.boxes, found.points, self.predictor.reader.scheme)
+        rolls = found.rolls.lerp(new, self.pull)
+        boxes, scores = next_frame_boxes(found.boxes, found.points, self.pull, rolls), found.score.mean(1).tolist()
         self.best = max(self.best, *scores)
         for i, track in enumerate(tracks):
-            track.box = boxes[i]
+            track.box, track.roll = boxes[i], rolls[i].item()
             alone = not kept or overlap(boxes[[i]], boxes[kept]).max() < 0.7
             if scores[i] >= self.lost * self.best and _inside(boxes[i], photo.size) and alone:
                 kept.append(i)

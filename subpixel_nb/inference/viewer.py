@@ -33,13 +33,12 @@ from torch import Tensor
 
 from ..codec.decoding import DECODERS, decode
 from ..codec.explore import GREY, SLIDERS, confidence_ellipse, make_readout, marks
-from ..codec.geometry import crop_square, inverse, landmark_box, square_map, transform_points
+from ..codec.geometry import inverse, landmark_box, square_map, transform_points
 from ..data.datasets import DataError
 from ..data.wild import wild_faces
-from .detection import find_detector
 from .landmarks import Landmarks, joined
-from .photos import Photo, cut_square, read_photo
-from .predictor import BoxedFace, Predictor, convert_boxes, given_boxes, refine_boxes
+from .photos import Photo, cut_square, face_map, read_photo, turn_about, turned_squares
+from .predictor import BoxedFace, Predictor, given_boxes
 from .video import overlap
 
 # %% ../../nbs/6_inference/08_viewer.ipynb #d3159712
@@ -61,6 +60,7 @@ class FaceMaps:
     All but the heatmaps is in photo px."""
 
     box: Tensor  # (4,) x1 y1 x2 y2: the landmark box around which the square was cut
+    roll: Tensor  # () degrees by which the face leans clockwise; box and square lean with it
     square: Tensor  # (3,) centre and side of the square that the network saw
     heatmaps: Tensor  # (K, h, w) on the CPU
     points: Tensor  # (K, 2) as the predictor itself decodes them
@@ -68,36 +68,32 @@ class FaceMaps:
     covariance: Tensor  # (K, 2, 2) px²
 
     @property
-    def pixel(self) -> float:
-        "Side of a heatmap's pixel, photo px."
-        return self.square[2].item() / self.heatmaps.shape[-1]
+    def to_heatmap(self) -> Tensor:
+        "The map (3, 3) from photo px to heatmap px."
+        return face_map(self.square[None], self.roll[None], self.heatmaps.shape[-1])[0]
 
     def place(self, points: Tensor) -> Tensor:
         "Photo px of points (..., 2) in heatmap px."
-        return transform_points(inverse(square_map(self.square, self.heatmaps.shape[-1])), points.double())
+        return transform_points(inverse(self.to_heatmap), points.double())
 
     def read(self, decoder: str, tau: float = 10.0, window: int = 5, sigma: float = 1.5) -> Tensor:
         "Points (K, 2) in photo px by a named decoder."
         return self.place(decode(self.heatmaps, decoder, tau, window, sigma)[0])
 
 # %% ../../nbs/6_inference/08_viewer.ipynb #3d0a75e5
-def predict_maps(p: Predictor, photo: Photo, box: Tensor, given: bool = True) -> FaceMaps:
-    """The heatmaps of the face in a landmark box (4,), with the points that the predictor itself decodes.
+def predict_maps(p: Predictor, face: BoxedFace) -> FaceMaps:
+    """The heatmaps of a face, with the points that the predictor itself decodes.
 
     As in the predictor, a given box takes one pass of the network, and one that was detected or guessed takes two.
     Raises DataError where the box is off the photo."""
-    crop, passes = (p.options.crop, p.options.passes or 1) if given else (p.config.crop, p.options.passes or 2)
-    box = convert_boxes(box[None].double(), crop, p.config.crop)[0]
-    if passes > 1:
-        before = p.predict_faces([BoxedFace(photo, box, given)], p.config.crop, passes - 1)
-        box = refine_boxes(before.boxes, before.points)[0]
-    square = crop_square(box, p.config.crop)
-    heatmaps = p.reader.heatmaps(
-        torch.from_numpy(cut_square(photo, square.tolist(), p.reader.size, p.reader.margin).copy())[None]
+    crop, passes = (p.options.crop, p.options.passes or 1) if face.given else (p.config.crop, p.options.passes or 2)
+    answer = p.look([face], crop, passes)
+    found, rolls = answer.landmarks, answer.landmarks.rolls
+    assert rolls is not None
+    square = turned_squares(found.boxes, rolls, p.config.crop)[0]
+    return FaceMaps(
+        found.boxes[0], rolls[0], square, answer.heatmaps[0].cpu(), found.points[0], found.score[0], found.covariance[0]
     )
-    (points,), (score,), (covariance,) = p.reader.read(heatmaps)
-    points = transform_points(inverse(square_map(square, p.reader.size)), points)
-    return FaceMaps(box, square, heatmaps[0].cpu(), points, score, covariance * (square[2] / p.reader.size) ** 2)
 
 # %% ../../nbs/6_inference/08_viewer.ipynb #dd2cfe64
 DROP_SCRIPT = """
@@ -187,18 +183,22 @@ class PhotoDrop(anywidget.AnyWidget):
 BOX_HINT = 'draw a box from brows to chin and ear to ear.'
 
 
-def detect_faces(p: Predictor, photo: Photo) -> tuple[list[Tensor], str]:
-    "Landmark boxes (4,) of a photo's faces, the surest first, and what to tell the reader about them."
+def detect_faces(p: Predictor, photo: Photo) -> tuple[list[BoxedFace], str]:
+    "A photo's faces, the surest first, and what to tell the reader about them."
     try:
-        p.detector = detector = find_detector(p.detector)
+        found = p.find(photo)
     except ImportError:
         missing = "No detector is installed (pip install 'subpixel_nb[detector]')"
-        return [_middle(photo)], f'{missing}, so the middle of the photo was taken: {BOX_HINT}'
-    boxes, scores = detector(photo)
-    found = list(boxes[scores.argsort(descending=True, stable=True)])
-    if not found:
+        guess = BoxedFace(photo, _middle(photo), False)
+        return [guess], f'{missing}, so the middle of the photo was taken: {BOX_HINT}'
+    found = found[found.scores.argsort(descending=True, stable=True)]
+    if not len(found):
         return [], f'No face was found: {BOX_HINT}'
-    return found, '1 face.' if len(found) == 1 else f'{len(found)} faces, the surest first.'
+    told = '1 face.' if len(found) == 1 else f'{len(found)} faces, the surest first.'
+    turns = sorted({int(turn) for turn in found.turns} - {0})
+    if turns:
+        told += f' Seen in a photo turned by {" and ".join(map(str, turns))} degrees.'
+    return [BoxedFace(photo, box, False, roll) for box, roll in zip(found.boxes, found.rolls.tolist())], told
 
 
 def _middle(photo: Photo) -> Tensor:
@@ -210,28 +210,30 @@ def _middle(photo: Photo) -> Tensor:
 # %% ../../nbs/6_inference/08_viewer.ipynb #a1b2a83f
 @dataclass
 class PhotoFaces:
-    "A photo, the boxes of its faces, a note about them, and the heatmaps of those faces that were shown."
+    "A photo, its faces, a note about them, and the heatmaps of those faces that were shown."
 
     photo: Photo
-    boxes: list[tuple[Tensor, bool]]  # (4,) photo px; True where it was given, False where it was detected or guessed
+    faces: list[BoxedFace]
     note: str
     kept: dict[int, FaceMaps] = field(default_factory=dict)
 
     def maps(self, p: Predictor, i: int) -> FaceMaps:
         "The heatmaps of face `i`, predicted once."
         if i not in self.kept:
-            self.kept[i] = predict_maps(p, self.photo, *self.boxes[i])
+            self.kept[i] = predict_maps(p, self.faces[i])
         return self.kept[i]
 
     def mark(self, p: Predictor, box: Sequence[float], i: int | None = None) -> int:
         """Put a face into a given box x1 y1 x2 y2, and return its number: `i` where face `i` overlaps with the box.
 
-        Raises ValueError where the four numbers are no box, DataError where the box is off the photo."""
-        new = given_boxes(box, [self.photo.name])[self.photo.name][0]
-        maps, number = predict_maps(p, self.photo, new), len(self.boxes)
-        if i is not None and overlap(new[None], self.boxes[i][0][None]).item() > 0:
-            number = i
-        self.boxes[number : number + 1], self.kept[number], self.note = [(new, True)], maps, ''
+        The new face leans as the one that it replaces. Raises ValueError where the four numbers are no box, DataError
+        where the box is off the photo."""
+        new = BoxedFace(self.photo, given_boxes(box, [self.photo.name])[self.photo.name][0])
+        number = len(self.faces)
+        if i is not None and overlap(new.box[None], self.faces[i].box[None]).item() > 0:
+            number, new = i, replace(new, roll=self.faces[i].roll)
+        maps = predict_maps(p, new)
+        self.faces[number : number + 1], self.kept[number], self.note = [new], maps, ''
         return number
 
 # %% ../../nbs/6_inference/08_viewer.ipynb #cffdbca2
@@ -254,12 +256,12 @@ def open_upload(p: Predictor, source: Any, name: str | None = None, boxes: Any =
     photo, notes = _read_with_notes(source, name)
     given = given_boxes(boxes, [photo.name])
     if given:
-        found = list(given[photo.name])
+        faces = [BoxedFace(photo, box) for box in given[photo.name]]
     else:
-        found, note = detect_faces(p, photo)
+        faces, note = detect_faces(p, photo)
         notes.append(note)
-    opened = PhotoFaces(photo, [(b, bool(given)) for b in found], ' '.join(notes))
-    if found:
+    opened = PhotoFaces(photo, faces, ' '.join(notes))
+    if faces:
         opened.maps(p, 0)
     return opened
 
@@ -373,14 +375,18 @@ def viewer_canvas() -> go.Figure:
     return go.Figure(data=_photo_traces() + _heatmap_traces(), layout=viewer_layout())
 
 # %% ../../nbs/6_inference/08_viewer.ipynb #020e7d82
-def outline(boxes: Sequence[Tensor]) -> Tensor:
-    "Closed lines (6 n, 2) around n boxes (4,), separated by NaN; one NaN point without boxes."
+def outline(boxes: Sequence[Tensor], rolls: Sequence[float] = ()) -> Tensor:
+    """Closed lines (6 n, 2) around n boxes (4,), separated by NaN; one NaN point without boxes.
+
+    `rolls`: degrees by which each box leans clockwise about its middle; none: 0."""
     if not len(boxes):
         return torch.full((1, 2), torch.nan)
-    x1, y1, x2, y2 = torch.stack([torch.as_tensor(b).double() for b in boxes]).unbind(-1)
+    each = torch.stack([torch.as_tensor(b).double() for b in boxes])
+    x1, y1, x2, y2 = each.unbind(-1)
     gap = torch.full_like(x1, torch.nan)
     x, y = torch.stack([x1, x2, x2, x1, x1, gap], -1), torch.stack([y1, y1, y2, y2, y1, gap], -1)
-    return torch.stack([x, y], -1).view(-1, 2)
+    middle, lean = (each[:, :2] + each[:, 2:]) / 2, torch.tensor(rolls or [0.0] * len(each), dtype=torch.float64)
+    return turn_about(torch.stack([x, y], -1), middle[:, None], lean[:, None]).reshape(-1, 2)
 
 
 def set_points(figure: go.Figure, name: str, points: Tensor) -> None:
@@ -418,8 +424,11 @@ def show_face(figure: go.Figure, shown: PhotoFaces, number: int | None, whole: b
 
     The panel shows the surroundings of the face, or the `whole` photo."""
     face = None if number is None else shown.kept[number]
-    set_points(figure, 'other boxes', outline([box for i, (box, _) in enumerate(shown.boxes) if i != number]))
-    set_points(figure, 'box', outline([] if face is None else [face.box]))
+    others = [other for i, other in enumerate(shown.faces) if i != number]
+    set_points(figure, 'other boxes', outline([f.box for f in others], [f.roll for f in others]))
+    set_points(
+        figure, 'box', torch.full((1, 2), torch.nan) if face is None else outline([face.box], [face.roll.item()])
+    )
     find_trace(figure, 'points').marker.size = 3 if whole else 6
     width, height = shown.photo.size
     x, y, span = (width - 1) / 2, (height - 1) / 2, float(max(width, height))
@@ -484,7 +493,7 @@ def _show_heatmap(figure: go.Figure, face: FaceMaps, s: DecoderSetting, line: Te
     for name, point in found.items():
         set_points(figure, name, point)
     set_points(figure, 'answer', found[s.decoder])
-    set_points(figure, 'ellipse', found[s.decoder].double() + line / face.pixel)
+    set_points(figure, 'ellipse', found[s.decoder].double() + line.double() @ face.to_heatmap[:2, :2].T)
     peak, half = found['argmax'][0], s.window / 2
     window = [torch.cat([peak - half, peak + half])] if 'window' in sliders_of(s.decoder) else []
     set_points(figure, 'window', outline(window))
@@ -618,8 +627,8 @@ class Session:
         with self.acting():
             self.shown = shown
             show_photo(self.figure, shown.photo)
-            self.choose(0 if shown.boxes else None)
-            self.draw(not shown.boxes)
+            self.choose(0 if shown.faces else None)
+            self.draw(not shown.faces)
 
     def choose(self, number: int | None, whole: bool = False) -> None:
         "Show a face by its number, close or within the whole photo; None where the photo has no face."
@@ -627,7 +636,7 @@ class Session:
         with self.acting():
             self.number, self.face = number, face
             self.lines = None if face is None else ellipse_lines(face)
-            _set_face(self.controls, len(self.shown.boxes), number, face)
+            _set_face(self.controls, len(self.shown.faces), number, face)
             self.controls['whole'].value = whole
             show_face(self.figure, self.shown, number, whole)
             self.refresh()
@@ -798,7 +807,7 @@ class Viewer(Page):
         if face is None or self.points is None:
             return joined([], self.predictor.net.points)
         parts = (self.points[None], face.score[None], face.covariance[None], face.box[None])
-        return Landmarks(*parts, [photo.name], {photo.name: photo.size})
+        return Landmarks(*parts, [photo.name], {photo.name: photo.size}, rolls=face.roll[None])
 
     def __repr__(self) -> str:
         return self.readout.summary

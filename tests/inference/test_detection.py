@@ -24,7 +24,8 @@ from subpixel_nb.inference.photos import read_photo
 def test_rule_by_hand():
     "A box of side 100 at 50, 20; the landmarks' square is 0.9 of it and lies 0.1 of its height lower."
     seen = Detector(lambda pixels: ([(50, 20, 150, 120)], [0.5]), Crop('mine', 0.9, lift=-0.1), least=10)
-    boxes, scores = seen(read_photo(np.zeros((200, 240), np.uint8)), smallest=10)
+    found = seen(read_photo(np.zeros((200, 240), np.uint8)), smallest=10)
+    boxes, scores = found.boxes, found.scores
     assert as_landmark_boxes(torch.tensor([50, 20, 150, 120]), Crop('mine', 0.9, lift=-0.1)).tolist() == boxes.tolist()
     assert (
         boxes.tolist() == [pytest.approx([55, 35, 145, 125])]
@@ -41,7 +42,7 @@ def test_photo_is_scaled_and_boxes_come_back(smallest, factor):
         shapes.append(pixels.shape)
         return [((50.5) * factor - 0.5, (20.5) * factor - 0.5, 150.5 * factor - 0.5, 120.5 * factor - 0.5)], [1.0]
 
-    boxes, _ = Detector(detect, Crop('mine', 1.0), least=10)(read_photo(np.zeros((200, 240), np.uint8)), smallest)
+    boxes = Detector(detect, Crop('mine', 1.0), least=10)(read_photo(np.zeros((200, 240), np.uint8)), smallest).boxes
     assert shapes == [(200 * factor, 240 * factor, 3)] and boxes.tolist() == [pytest.approx([50, 20, 150, 120])]
 
 
@@ -49,10 +50,10 @@ def test_largest_first_and_none():
     seen = Detector(
         lambda pixels: ([(0, 0, 10, 10), (0, 0, 30, 30), (0, 0, 20, 20)], [1.0, 2.0, 3.0]), Crop('mine', 1.0)
     )
-    boxes, scores = seen(read_photo(np.zeros((50, 50), np.uint8)))
-    assert boxes[:, 2].tolist() == [30, 20, 10] and scores.tolist() == [2, 3, 1]
-    boxes, scores = Detector(lambda pixels: ([], []), Crop('mine', 1.0))(read_photo(np.zeros((50, 50), np.uint8)))
-    assert boxes.shape == (0, 4) and scores.shape == (0,)
+    found = seen(read_photo(np.zeros((50, 50), np.uint8)))
+    assert found.boxes[:, 2].tolist() == [30, 20, 10] and found.scores.tolist() == [2, 3, 1]
+    none = Detector(lambda pixels: ([], []), Crop('mine', 1.0))(read_photo(np.zeros((50, 50), np.uint8)))
+    assert none.boxes.shape == (0, 4) and none.scores.shape == none.rolls.shape == none.turns.shape == (0,)
     with pytest.raises(ValueError, match='smallest: expected a positive number'):
         seen(read_photo(np.zeros((50, 50), np.uint8)), 0)
 
@@ -82,7 +83,7 @@ def test_names(monkeypatch):
     assert find_detector(mine) is mine
     monkeypatch.setitem(KNOWN_DETECTORS, 'mine', lambda: mine)
     assert find_detector('mine') is mine
-    with pytest.raises(ValueError, match="unknown detector 'dlbi'; known: dlib"):
+    with pytest.raises(ValueError, match="unknown detector 'dlbi'; known: dlib, "):
         find_detector('dlbi')
 
 
@@ -99,7 +100,7 @@ def test_dlib_finds_real_faces(shared_data):
     pytest.importorskip('dlib')
     faces, dlib, good = read_split('300w', 'common', shared_data / '300w')[::40], dlib_hog(), 0
     for face in faces:
-        boxes, _ = dlib(read_photo(open_photo(face.photo)[0]))
+        boxes = dlib(read_photo(open_photo(face.photo)[0])).boxes
         truth = crop_square(landmark_box(face.points).double())
         if len(boxes):
             good += bool(
@@ -108,4 +109,4 @@ def test_dlib_finds_real_faces(shared_data):
             )
     assert len(faces) == 14 and good >= 12
     grey = read_photo(np.full((300, 300), 128, np.uint8))
-    assert len(dlib(grey)[0]) == 0
+    assert len(dlib(grey)) == 0

@@ -403,7 +403,8 @@ def test_small_faces_are_asked_for():
     with pytest.warns(UserWarning, match='no face found .* look for smaller ones with `smallest`'):
         for smallest in (None, 20):
             colours(detector=eye, smallest=smallest)(spots())
-    assert least == [(180, 200), (720, 800)]
+    turned = [(180, 200), (200, 180), (180, 200), (200, 180)]  # no face was found upright
+    assert least == turned + [(4 * h, 4 * w) for h, w in turned]
     with pytest.raises(ValueError, match="unknown detector 'dlibb'; known: dlib"):
         colours(detector='dlibb')
     assert colours(detector=lambda photo: (BOX.numpy(), [1.0]))(spots()).points.shape == (1, 3, 2)

@@ -26,7 +26,7 @@ from subpixel_nb.data.synthetic import synthetic_faces
 from subpixel_nb.inference import viewer as module
 from subpixel_nb.inference.detection import Detector
 from subpixel_nb.inference.landmarks import save_landmarks
-from subpixel_nb.inference.predictor import Predictor
+from subpixel_nb.inference.predictor import BoxedFace, Predictor
 from subpixel_nb.inference.viewer import (
     PhotoDrop,
     Viewer,
@@ -391,16 +391,16 @@ def test_without_a_detector(monkeypatch):
     def missing(name):
         raise ImportError('no dlib')
 
-    monkeypatch.setattr(module, 'find_detector', missing)
     p = predictor()
+    monkeypatch.setattr(p, 'find', missing)
     viewer = Viewer(p, pixels(200, 100))
     assert (
         viewer.readout.summary.startswith("No detector is installed (pip install 'subpixel_nb[detector]')")
         and p.net.calls == 2
     ), 'a guess takes two passes'
-    assert viewer.shown.boxes[0][0].tolist() == [74.5, 24.5, 124.5, 74.5] and viewer.face is not None
+    assert viewer.shown.faces[0].box.tolist() == [74.5, 24.5, 124.5, 74.5] and viewer.face is not None
     moved(viewer, box='10 10 60 60')
-    assert viewer.readout.summary.startswith('Landmark') and len(viewer.shown.boxes) == 2
+    assert viewer.readout.summary.startswith('Landmark') and len(viewer.shown.faces) == 2
 
 
 def test_files_come_in_parts():
@@ -445,13 +445,13 @@ def test_drawn_boxes():
     moved(viewer, draw=True)
     assert viewer.figure.layout.dragmode == 'drawrect'
     drawn(viewer, 45, 62, 148, 170)
-    assert viewer.controls['box'].value == '45.0, 62.0, 148.0, 170.0' and len(viewer.shown.boxes) == 1, (
+    assert viewer.controls['box'].value == '45.0, 62.0, 148.0, 170.0' and len(viewer.shown.faces) == 1, (
         'it corrects the face that it overlaps'
     )
     assert not viewer.figure.to_dict()['layout'].get('shapes') and viewer.figure.layout.dragmode == 'zoom'
     drawn(viewer, 30, 50, 2, 10)
     assert (
-        viewer.controls['box'].value == '2.0, 10.0, 30.0, 50.0' and len(viewer.shown.boxes) == 2 and viewer.number == 1
+        viewer.controls['box'].value == '2.0, 10.0, 30.0, 50.0' and len(viewer.shown.faces) == 2 and viewer.number == 1
     )
     drawn(viewer, 3, 4, 9, 8, 'x2')
     assert viewer.readout.summary == 'Draw the box on the photo.' and viewer.number == 1
@@ -475,7 +475,7 @@ def test_written_boxes_that_are_none(text, said):
     viewer = Viewer(predictor(), pixels(), BOX)
     moved(viewer, box=text)
     assert re.search(said, viewer.readout.summary)
-    assert viewer.controls['box'].value == '40.0, 60.0, 150.0, 160.0' and len(viewer.shown.boxes) == 1
+    assert viewer.controls['box'].value == '40.0, 60.0, 150.0, 160.0' and len(viewer.shown.faces) == 1
 
 
 def test_written_box():
@@ -528,9 +528,8 @@ def test_calls_raise(tmp_path):
     with pytest.raises(ValueError, match='odd'):
         Viewer(predictor(window=4), pixels(), BOX)
     with pytest.raises(ValueError, match='does not fit'):
-        predict_maps(
-            predictor(), open_upload(predictor(), pixels(), boxes=BOX).photo, torch.tensor([900.0, 900, 950, 950])
-        )
+        photo = open_upload(predictor(), pixels(), boxes=BOX).photo
+        predict_maps(predictor(), BoxedFace(photo, torch.tensor([900.0, 900, 950, 950])))
 
 
 def test_options_of_the_predictor_are_where_it_begins():
