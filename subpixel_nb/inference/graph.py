@@ -27,6 +27,7 @@ import subpixel_nb
 from ..codec.decoding import gaussian_fit_plain, local_softargmax_plain
 from ..codec.geometry import CROPS, from_heatmap
 from ..core import unknown, write_atomic
+from ..evaluation.uncertainty import Covariances
 from .predictor import load_network
 from ..model.hourglass import StackedHourglass
 from ..model.rivals import CorrectedHourglass
@@ -63,10 +64,10 @@ def check_graph(
 class LandmarkGraph(nn.Module):
     """Crops (B, 3, S, S), RGB, to points (B, K, 2) in crop px, scores (B, K) and covariances (B, K, 2, 2) in px^2.
 
-    The covariance is that of the Gaussian fit times `inflate`, whatever the decoder; it is infinite where a heatmap has
-    no peak to fit. Raises ValueError for crops of another size, TypeError for another dtype."""
+    The covariance is that of the Gaussian fit, whatever the decoder, or the one learnt for the network (lesson 5.5); it
+    is infinite where a heatmap has no peak to fit. Raises ValueError for crops of another size, TypeError for another dtype."""
 
-    inflate: Tensor
+    base: Tensor
 
     def __init__(
         self,
@@ -78,13 +79,14 @@ class LandmarkGraph(nn.Module):
         *,
         fit_window: int = 13,  # of the Gaussian fit, heatmap px
         dtype: str = 'uint8',  # of the crops: uint8 in 0..255, or float32 in 0..1
-        inflate: Tensor | None = None,  # factors (K,) of the covariance (lesson 6.4); None: 1
+        covariances: Covariances | None = None,  # None: the fit's own
     ):
         super().__init__()
         check_graph(net, size, decoder, tau, window, fit_window, dtype)
         self.net, self.size, self.dtype = net.eval(), size, dtype
         self.decoder, self.tau, self.window, self.fit_window = decoder, float(tau), window, fit_window
-        self.register_buffer('inflate', torch.ones(net.points) if inflate is None else inflate.float())
+        self.powers = covariances and covariances.powers
+        self.register_buffer('base', torch.zeros(net.points, 2, 2) if covariances is None else covariances.base)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
@@ -97,7 +99,8 @@ class LandmarkGraph(nn.Module):
         if self.decoder == 'local':
             points, _ = local_softargmax_plain(maps, self.tau, self.window)
         stride = self.size / maps.shape[-1]
-        return from_heatmap(points, stride), fit.score, fit.covariance * (stride**2 * self.inflate[:, None, None])
+        covariance = Covariances(self.base, self.powers)(fit) if self.powers else fit.covariance
+        return from_heatmap(points, stride), fit.score, covariance * stride**2
 
 # %% ../../nbs/6_inference/07_graph.ipynb #8f44a165
 def export_program(graph: LandmarkGraph) -> ExportedProgram:
@@ -135,7 +138,7 @@ def describe_graph(graph: LandmarkGraph, config: Config | None = None) -> dict[s
         normalisation='divided by 255 inside' if graph.dtype == 'uint8' else 'none inside; give 0..1',
         outputs="points (B, K, 2) x y in px of the crop; score (B, K), the heatmap's largest value; "
         'covariance (B, K, 2, 2), px^2, of a Gaussian fit, infinite where there is none',
-        calibrated='yes' if graph.inflate.ne(1).any() else 'no: the covariance is of reading the heatmap alone',
+        calibrated='yes' if graph.powers else 'no: the covariance is of reading the heatmap alone',
         pixels='counted from 0, centres on integers: pixel i covers i - 1/2 .. i + 1/2',
         decoder=graph.decoder,
         tau=graph.tau,
@@ -250,9 +253,9 @@ def export_from_shell(words: list[str] | None = None) -> None:
     parser.add_argument('--opset', type=int, default=18, help='of ONNX, 18 or more (default: %(default)s)')
     given = parser.parse_args(words)
     try:
-        net, config, _, inflate = load_network(given.checkpoint)
+        net, config, _, covariances = load_network(given.checkpoint)
         graph = LandmarkGraph(
-            net, config.size, given.decoder, config.tau, config.window, dtype=given.dtype, inflate=inflate
+            net, config.size, given.decoder, config.tau, config.window, dtype=given.dtype, covariances=covariances
         )
         path = save_graph(graph, given.out, config, given.opset)
     except (ImportError, OSError, ValueError) as e:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load_network', 'upright_heatmaps', 'view_heatmaps', 'Options', 'CompleteOptions', 'CropReader', 'given_boxes',
            'box_of_square', 'convert_boxes', 'refine_rolls', 'leaning_boxes', 'refine_boxes', 'BoxedFace', 'timed',
-           'open_network', 'Predictor', 'Answer', 'squared_mahalanobis', 'calibrate']
+           'open_network', 'Predictor', 'Answer']
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #3ee937d5
 import json
@@ -26,7 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..codec.decoding import DECODERS, decode, gaussian_fit
+from ..codec.decoding import DECODERS, Fit, decode, gaussian_fit
 from subpixel_nb.codec.geometry import (
     CROPS,
     Crop,
@@ -42,6 +42,7 @@ from subpixel_nb.codec.geometry import (
 )
 from ..core import unknown
 from ..data.datasets import SCHEMES, DataError, Scheme
+from ..evaluation.uncertainty import Covariances
 from .detection import KNOWN_DETECTORS, Detections, Detector, as_detections, find_detector
 from .landmarks import Landmarks, joined
 from subpixel_nb.inference.photos import (
@@ -63,20 +64,20 @@ from ..training.machine import autocast, best_device
 from ..training.recipe import Config
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #db945039
-def load_network(given: Path | str) -> tuple[StackedHourglass, Config, Scheme, Tensor]:
-    """A checkpoint's network, config and landmark scheme, and the factors (K,) for its covariances (see `calibrate`).
+def load_network(given: Path | str) -> tuple[StackedHourglass, Config, Scheme, Covariances | None]:
+    """A checkpoint's network, config, landmark scheme, and the covariances learnt for it (lesson 5.5).
 
-    A scheme that is not a known one has no flip pairs. The factors are 1 where the network was not calibrated.
+    A scheme that is not a known one has no flip pairs. No covariances (None) where none were learnt.
     ValueError: the file does not hold weights and a config of this package."""
     path = find_checkpoint(given)
     net, config = load_weights(path)
     with safe_open(path, 'pt') as file:
         about = file.metadata()
     name, known = about.get('scheme'), SCHEMES.get(net.points)
-    inflate = torch.tensor(json.loads(about.get('inflate', str([1.0] * net.points))))
+    learnt = Covariances.from_dict(json.loads(about['covariances'])) if 'covariances' in about else None
     if known is None or known.name != name:
         known = Scheme(name or f'{net.points} points', net.points)
-    return net, config, known, inflate
+    return net, config, known, learnt
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #7f83acde
 def upright_heatmaps(network: Callable[[Tensor], Tensor], crops: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -146,7 +147,9 @@ class Options:
     smallest: float | None = None  # side in px of the smallest face to detect; None: the detector's share of the photo
     crop: str | Crop | None = None  # square around *given* boxes; None: the checkpoint's, for tight landmark boxes
     passes: int | None = None  # passes of the network per face; None: 2 for detected boxes, 1 for given ones
-    inflate: float | Tensor | None = None  # factor (or (K,)) of the covariance; None: the checkpoint's (`calibrate`)
+    inflate: float | Tensor | None = (
+        None  # the fit's covariance times this (or (K,)); None: the checkpoint's (lesson 5.5)
+    )
     scheme: Scheme | None = None  # None: the checkpoint's landmark scheme
 
     def __post_init__(self) -> None:
@@ -173,10 +176,17 @@ class CropReader:
     "Landmarks from the crop of a face: holds a network with its config, and its `CompleteOptions`."
 
     def __init__(
-        self, net: StackedHourglass, config: Config, options: CompleteOptions, scheme: Scheme, inflate: Tensor
+        self,
+        net: StackedHourglass,
+        config: Config,
+        options: CompleteOptions,
+        scheme: Scheme,
+        covariances: Covariances | None = None,
     ):
-        "`scheme`, `inflate`: the checkpoint's; the options' replace them. ValueError: they do not fit the network."
-        scheme, factor = options.scheme or scheme, inflate if options.inflate is None else options.inflate
+        """`scheme`, `covariances`: the checkpoint's; the options' scheme and `inflate` replace them.
+
+        ValueError: they do not fit the network."""
+        scheme = options.scheme or scheme
         if scheme.points != net.points:
             raise ValueError(f'scheme {scheme.name} has {scheme.points} landmarks, the network answers {net.points}')
         if scheme.pairs is None and options.flip:
@@ -184,7 +194,7 @@ class CropReader:
                 f'flip: the mirror pairs of {scheme.name} are not known. Give the scheme (datasets.read_scheme), '
                 'or leave flip out'
             )
-        self.device, self.inflate = torch.device(options.device or best_device()), torch.as_tensor(factor)
+        self.device, self.covariances = torch.device(options.device or best_device()), covariances
         self.net, self.config, self.options = net.to(self.device).eval(), config, options
         self.size = config.size  # side of the network's view, px
         self.margin = round(5 / 16 * self.size) if options.views else 0  # px around it that turned views may need
@@ -220,8 +230,15 @@ class CropReader:
         settings: dict[str, Any] = {name: getattr(self.options, name) for name in ('tau', 'window', 'sigma')}
         points, score = decode(heatmaps, 'argmax' if decoder == 'gaussian' else decoder, **settings)
         points = fit.points if decoder == 'gaussian' else points  # the covariance needs the fit anyway
-        covariance = fit.covariance.cpu().double() * stride**2 * self.inflate[..., None, None]
+        covariance = self.covariance(fit).cpu().double() * stride**2
         return from_heatmap(points.cpu().double(), stride), score.cpu(), covariance
+
+    def covariance(self, fit: Fit) -> Tensor:
+        "Covariances (B, K, 2, 2), heatmap px², of fits: the checkpoint's, or the fit's own times the options' factor."
+        if self.options.inflate is None and self.covariances is not None:
+            return self.covariances(fit)
+        factor = torch.as_tensor(1.0 if self.options.inflate is None else self.options.inflate)
+        return fit.covariance * factor.to(fit.covariance)[..., None, None]
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #f0e3e15e
 def given_boxes(boxes: Any, names: Sequence[str]) -> dict[str, Tensor]:
@@ -333,13 +350,13 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def open_network(
     checkpoint: Path | str | tuple[StackedHourglass, Config],
-) -> tuple[StackedHourglass, Config, Scheme, Tensor]:
-    "As `load_network`, also for a pair of a network and its config: its scheme by its number of points, factors 1."
+) -> tuple[StackedHourglass, Config, Scheme, Covariances | None]:
+    "As `load_network`, also for a pair of a network and its config: its scheme by its number of points."
     if not isinstance(checkpoint, tuple):
         return load_network(checkpoint)
     net, config = checkpoint
     scheme = SCHEMES.get(net.points) or Scheme(f'{net.points} points', net.points)
-    return net, config, scheme, torch.ones(net.points)
+    return net, config, scheme, None
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #abd16acb
 class Predictor:
@@ -354,9 +371,9 @@ class Predictor:
             if name not in names:
                 raise TypeError(str(unknown('option', name, names)))
         chosen = Options(**options)
-        net, config, scheme, inflate = open_network(checkpoint)
+        net, config, scheme, covariances = open_network(checkpoint)
         self.options = chosen.completed(config)
-        self.reader = CropReader(net, config, self.options, scheme, inflate)
+        self.reader = CropReader(net, config, self.options, scheme, covariances)
         self.detector = self.options.detector
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -494,25 +511,3 @@ def _warn_missed(missed: list[str], photos: int) -> None:
     if missed:
         told = f'no face found in {len(missed)} of {photos} photos: {", ".join(missed[:5])}. Say where they are with '
         warnings.warn(told + '`boxes`, or look for smaller ones with `smallest`', stacklevel=4)
-
-# %% ../../nbs/6_inference/04_predictor.ipynb #faaba781
-def squared_mahalanobis(found: Landmarks, truth: Tensor) -> Tensor:
-    """Squared Mahalanobis distances (n, K) of true points (n, K, 2) from the found ones, under their covariances.
-
-    If the covariances are right, they follow chi-squared with 2 degrees of freedom. NaN: the covariance is unknown."""
-    off = truth.double() - found.points
-    (xx, xy), (_, yy) = (row.unbind(-1) for row in found.covariance.unbind(-2))
-    known = found.covariance.isfinite().all(-1).all(-1)
-    square = yy * off[..., 0] ** 2 + xx * off[..., 1] ** 2 - 2 * xy * off[..., 0] * off[..., 1]
-    return (square / (xx * yy - xy**2)).where(known, torch.nan)
-
-
-def calibrate(found: Landmarks, truth: Tensor, visible: Tensor | None = None) -> Tensor:
-    """Factors (K,) for the covariances, so that each landmark's 95 % ellipse holds 95 % of the true points (n, K, 2).
-
-    Only points that are visible (n, K) and have a covariance count. `found`: of a predictor with `inflate=1`, on faces
-    that are not tested on. `save_weights` keeps the factors with the network."""
-    square = squared_mahalanobis(found, truth)
-    if visible is not None:
-        square = square.masked_fill(~visible, torch.nan)
-    return square.nanquantile(0.95, 0) / (-2 * np.log(0.05))

@@ -100,17 +100,17 @@ def save_weights(
     config: Config,
     faces: Faces | Dataset,
     dtype: torch.dtype = torch.float32,
-    inflate: Tensor | None = None,
+    covariances: dict[str, Any] | None = None,
 ) -> None:
     """Write the network alone, with its config and the landmark scheme's name.
 
     `dtype`: of the numbers in the file; bfloat16 halves its size (`load_weights` returns float32 in any case).
-    `inflate`: factors (K,) of the covariances, by which lesson 6.4 makes them as large as the errors are."""
+    `covariances`: what lesson 5.5 learnt of the network's errors, as plain numbers (`Covariances.as_dict`)."""
     if faces.scheme is None:
         raise ValueError('save_weights: the faces have no landmark scheme, and the file must name one.')
     about = dict(config=json.dumps(asdict(config)), scheme=faces.scheme.name, points=str(faces.scheme.points))
-    if inflate is not None:
-        about['inflate'] = json.dumps([float(f'{v:.4g}') for v in inflate.tolist()])
+    if covariances is not None:
+        about['covariances'] = json.dumps(covariances)
     _write(path, {k: v.to(dtype) if v.is_floating_point() else v for k, v in net.state_dict().items()}, about)
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #b1e7dfe2

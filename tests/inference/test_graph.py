@@ -58,18 +58,18 @@ def spots(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_the_network_that_ships_as_a_graph():
-    "Points, scores and covariances, these with the checkpoint's factors, as the predictor reads them."
-    reader, (net, config, _, inflate) = Predictor('synthetic').reader, load_network('synthetic')
+    "Points, scores and covariances, these learnt for the checkpoint, as the predictor reads them."
+    reader, (net, config, _, learnt) = Predictor('synthetic').reader, load_network('synthetic')
     crops = torch.from_numpy(synthetic_faces(3, seed=3, size=128, margin=0).images)
     with torch.no_grad():
-        points, score, covariance = LandmarkGraph(net, config.size, inflate=inflate)(crops)
+        points, score, covariance = LandmarkGraph(net, config.size, covariances=learnt)(crops)
     expected = reader.read(reader.heatmaps(crops))
-    assert (points - expected[0]).abs().max() < 1e-3 and (score - expected[1]).abs().max() < 1e-5 and inflate.min() > 2
+    assert (points - expected[0]).abs().max() < 1e-3 and (score - expected[1]).abs().max() < 1e-5 and learnt is not None
     known = expected[2].isfinite()
     assert known.double().mean() > 0.9 and (covariance[known] / expected[2][known]).median().item() == pytest.approx(
         1, abs=0.01
     )
-    assert describe_graph(LandmarkGraph(net, config.size, inflate=inflate), config)['calibrated'] == 'yes'
+    assert describe_graph(LandmarkGraph(net, config.size, covariances=learnt), config)['calibrated'] == 'yes'
 
 
 # The module
