@@ -254,11 +254,14 @@ for work in (lambda: next(r.read_frames('x')), lambda: r.count_frames('x')):
     done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     read, mine, entries, *errors = done.stdout.splitlines()
     assert (read, mine) == ('300W-LP', 'mine')
-    assert entries.split() == (
-        '300vw-a 300vw-b 300vw-c 300w 300w-lp 300w-private aflw aflw-frontal coco coco-base1 coco-wholebody '
-        'cofw cofw68 csv csv-base1 folder menpo menpo-list menpo-list-base1 synthetic synthetic-camera '
-        'synthetic-light synthetic-people synthetic-slide synthetic-things synthetic-wild wflw'
-    ).split(), done.stderr
+    assert (
+        entries.split()
+        == (
+            '300vw-a 300vw-b 300vw-c 300w 300w-lp 300w-private aflw aflw-frontal coco coco-base1 coco-wholebody '
+            'cofw cofw68 csv csv-base1 folder menpo menpo-list menpo-list-base1 synthetic synthetic-camera '
+            'synthetic-light synthetic-people synthetic-slide synthetic-things synthetic-wild wflw'
+        ).split()
+    ), done.stderr
     assert errors == ["reading videos needs PyAV: pip install 'subpixel_nb[video]'"] * 2, done.stderr
 
 
