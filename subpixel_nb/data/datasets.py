@@ -389,7 +389,7 @@ def list_files(folder: Path, suffixes: Collection[str], nested: bool = True) -> 
             for entry in entries:
                 if entry.name.startswith('.'):
                     continue
-                if nested and entry.is_dir():
+                if nested and os.path.isdir(entry.path):
                     (waiting.append if entry.is_symlink() else waiting.appendleft)(entry.path)  # links come last
                 if os.path.splitext(entry.name)[1].lower() in suffixes:
                     found.append(Path(entry.path))

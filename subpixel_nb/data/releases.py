@@ -871,7 +871,10 @@ def read_coco(
     `part`: 'face' for the faces of COCO-WholeBody's persons."""
     listing = _find_list(dataset, split, root, 'json')
     names, counts, annotations = _coco_content(listing)
-    counts = {None: 68} if part else counts
+    if part:
+        counts = {None: 68}
+    elif len(counts) == 1:
+        counts[None] = next(iter(counts.values()))  # for annotations that name no category
     annotations = _whole_body_faces(listing, annotations, part)
     folder, graded = _photo_folder(listing, list(map(str, names.values()))), _is_graded(annotations)
     read = partial(_coco_face, listing, names=names, counts=counts, folder=folder, base=base, graded=graded)
@@ -986,7 +989,9 @@ def _coco_face(
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(listing, f'{place}: expected image_id and keypoints of numbers ({str(e)[:200]!r})') from None
     if name is None:
-        raise DataError(listing, f'{place}: image_id {image!r} is not among images')
+        alike = next((known for known in names if str(known) == str(image)), None)
+        kinds = f': the id there is {alike!r}, so write both as numbers or both as text' if alike is not None else ''
+        raise DataError(listing, f'{place}: image_id {image!r} is not among images{kinds}')
     if box is not None and not _is_box(box):
         raise DataError(listing, f'{place}: expected bbox x y w h, got {str(box)[:200]}')
     points, v = _coco_points(listing, place, keypoints, count)
@@ -1015,8 +1020,10 @@ def _coco_points(listing: Path, place: str, keypoints: np.ndarray, count: int | 
 
 
 def _is_box(box: Any) -> bool:
-    "Whether a JSON value is a list of four numbers."
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+    "Whether a JSON value is a list of four finite numbers."
+    return (
+        isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    )
 
 # %% ../../nbs/2_data/03_releases.ipynb #9d88da10
 def _register_list(name: str, reader: Callable[..., list[Annotation]], kind: str, **entry: Any) -> None:
