@@ -60,9 +60,11 @@ def encode(
 ) -> Tensor:
     """Heatmaps (..., K, H, W): Eq. 1 at the pixel centres. The centre may lie anywhere, also outside the frame.
 
-    Raises: ValueError for an unknown mode or amplitude, a sigma that is not above 0, a visible point that is not
-    finite. (The last two are not looked for in compiled code.)"""
+    Raises: ValueError for an unknown mode or amplitude, a stride or sigma that is not above 0, a visible point that is
+    not finite. (Sigma and points are not looked at in compiled code.)"""
     height, width = (size, size) if isinstance(size, int) else size
+    if not stride > 0:
+        raise ValueError(f'stride: expected image px per heatmap px above 0, got {stride}')
     sigma = torch.as_tensor(sigma, dtype=points.dtype, device=points.device)[..., None, None]
     centres = heatmap_centres(points, stride, mode)
     if visible is not None:

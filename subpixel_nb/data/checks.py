@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..codec.geometry import crop_square, landmark_box, square_map, transform_points
 from .crops import crop_view, load_faces, open_photo
-from .datasets import Annotation, DataError, Dataset, containing_file, find_dataset
+from .datasets import Annotation, DataError, Dataset, containing_file, drop_unwritable, find_dataset
 from .metrics import estimate_yaw
 
 if TYPE_CHECKING:  # pictures are made on request: a bare GPU node has no matplotlib
@@ -82,7 +82,7 @@ def check_dataset(dataset: str | Dataset, root: Path | str, open_all: bool = Tru
     for split in dataset.splits:
         complaints: list[DataError] = []
         try:
-            members = dataset.reader(dataset, split, root, complaints)
+            members = drop_unwritable(dataset.reader(dataset, split, root, complaints), complaints)
         except FileNotFoundError as e:
             found[split.name] = problems['split not there', str(e)] = None
             continue

@@ -6,7 +6,8 @@
 __all__ = ['SCHEMES', 'CATALOGUE', 'PHOTO_SUFFIXES', 'DataError', 'read_text', 'read_pts', 'Scheme', 'mirror_gap', 'Split',
            'EmbeddedPhoto', 'containing_file', 'Annotation', 'Dataset', 'register', 'find_dataset', 'list_files',
            'pair_files', 'most_common_count', 'read_folder', 'read_300w', 'photo_path', 'find_photo', 'read_wflw',
-           'hold_out', 'read_own_folder', 'read_scheme', 'find_scheme', 'report_problems', 'read_split']
+           'hold_out', 'read_own_folder', 'read_scheme', 'find_scheme', 'report_problems', 'drop_unwritable',
+           'read_split']
 
 # %% ../../nbs/2_data/01_datasets.ipynb #e2f2798d
 import codecs
@@ -736,7 +737,7 @@ def _present(faces: Sequence[Annotation], problems: list[DataError]) -> list[Ann
     return [face for face, lost in zip(faces, gone) if not lost]
 
 
-def _named(faces: Sequence[Annotation], problems: list[DataError]) -> list[Annotation]:
+def drop_unwritable(faces: Sequence[Annotation], problems: list[DataError]) -> list[Annotation]:
     "The faces whose name can be written in UTF-8, as all results are; the others are appended to `problems`."
     odd = [face.name != face.name.encode('utf-8', 'replace').decode() for face in faces]
     reason = 'its name is not UTF-8, so that no result could name it: rename it'
@@ -778,7 +779,7 @@ def read_split(
         raise FileNotFoundError(
             f'{what}: none of the {len(described)} photos exists; the first is {described[0].photo}. {dataset.source}'
         )
-    faces = _usable(_named(faces, problems), problems)
+    faces = _usable(drop_unwritable(faces, problems), problems)
     report_problems(problems, len(faces) + len(problems), what, on_error)
     if problems and not faces:
         raise DataError(what, f'not one of {len(problems)} faces can be used; the first: {problems[0]}')

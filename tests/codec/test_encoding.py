@@ -94,8 +94,12 @@ def test_points_that_are_nowhere_are_refused_unless_they_are_masked(value):
         encode(points, 16)
     maps = encode(points, 16, visible=visible)
     assert maps.isfinite().all() and (maps[1, 3] == 0).all()
-    with pytest.raises(ValueError, match='10 points are not finite'):
-        encode(torch.full((2, 5, 2), 9.0), 16, stride=0)
+
+
+@pytest.mark.parametrize('stride', [0, -4, math.nan])
+def test_a_stride_that_maps_to_nowhere_is_refused(stride):
+    with pytest.raises(ValueError, match='stride: expected image px per heatmap px above 0, got'):
+        encode(torch.rand(2, 5, 2), 16, stride=stride)
 
 
 def test_out_is_drawn_into():

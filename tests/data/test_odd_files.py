@@ -183,6 +183,7 @@ def test_names_that_are_not_utf8_are_refused_before_the_work(own: Path):
     said = fault(read_split, 'folder', 'train', own)
     assert r'caf\udce9.png: its name is not UTF-8' in said and said.encode()
     assert len(quietly(read_split, 'folder', 'train', own, on_error='skip')) == 5
+    assert 'its name is not UTF-8' in str(quietly(check_dataset, 'folder', own).problems).encode().decode()
 
 
 # ------------------------------------------------------------------------------------------------------ kinds of photos
