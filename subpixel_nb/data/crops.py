@@ -492,8 +492,10 @@ class StreamedCrops:
 # %% ../../nbs/2_data/02_crops.ipynb #b53c6cb2
 def _asks_to_be_turned(photo: Path | EmbeddedPhoto) -> bool:
     "Whether a photo's EXIF tag asks to turn it, from the file's header. False where it cannot be read."
+    if isinstance(photo, EmbeddedPhoto):
+        return False
     try:
-        with Image.open(containing_file(photo)) as opened:
+        with Image.open(photo) as opened:
             later = opened.format == 'PNG' and 'exif' not in opened.info  # to look for it would decode the photo
             return not later and exif_orientation(opened) != 1
     except Exception:  # noqa: BLE001  told when it is cropped

@@ -434,7 +434,10 @@ def read_menpo(dataset: Dataset, split: Split, root: Path, problems: list[DataEr
         raise missing_files(dataset, split, root, ['.pts files'])
     faces: list[Annotation] = []
     others: Counter[int] = Counter()  # number of points -> faces
-    for stem, (photos, files) in pair_files(root, nested=True).items():
+    pairs, lists = pair_files(root, nested=True), sorted(path.name for path in root.glob('*.txt'))
+    if lists and not any(files for _, files in pairs.values()):
+        raise DataError(root, f'there is no .pts file, but {lists[0]}: take dataset menpo-list for text lists')
+    for stem, (photos, files) in pairs.items():
         try:
             if not files:
                 raise DataError(photos[0], f'a photo without points: {stem.name}.pts is not beside it')
@@ -904,12 +907,12 @@ def _coco_content(listing: Path) -> tuple[dict[Any, Any], dict[Any, int], list[A
     try:
         content = json.loads(text)
         categories = [c for c in content.get('categories') or [] if c.get('keypoints')]
-        names = _by_id(listing, 'image', [(image['id'], image['file_name']) for image in content['images']])
+        names = _by_id(listing, 'image', [(image['id'], image['file_name'] or '') for image in content['images']])
         counts = _by_id(listing, 'category', [(c.get('id'), len(c['keypoints'])) for c in categories])
         return names, counts, list(content['annotations'])
     except json.JSONDecodeError as e:
         raise DataError(listing, f'not JSON: {e.msg}', e.lineno) from e
-    except (KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError, AttributeError, RecursionError) as e:
         raise DataError(
             listing, f'not a COCO file with images (id, file_name) and annotations: {str(e)[:200]!r}'
         ) from e
@@ -1001,7 +1004,7 @@ def _coco_face(
         torch.tensor(points - base).float(),
         torch.tensor(v > 0),
         photo.relative_to(folder).as_posix(),
-        _xywh(box, base) if box else None,
+        _xywh(box, base) if box and min(box[2:]) > 0 else None,
         occluded=torch.tensor(v == 1) if graded else None,
     )
 

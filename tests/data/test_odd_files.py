@@ -310,7 +310,7 @@ def test_coco_crowds_are_left_out_and_counted(tmp_path: Path):
     assert '2 of 4 annotations are crowds (iscrowd) and are left out' in said
 
 
-@pytest.mark.parametrize('box', [[], None])
+@pytest.mark.parametrize('box', [[], None, [0, 0, 0, 0], [5, 5, -2, 8]])
 def test_coco_boxes_may_be_empty(tmp_path: Path, box):
     content = coco_of(tmp_path)
     content['annotations'][1]['bbox'] = box
@@ -336,6 +336,10 @@ def test_ids_of_another_type_are_named(tmp_path: Path):
     content['annotations'][1]['image_id'] = '8'
     said = fault(read_content, tmp_path, content)
     assert "annotations[1]: image_id '8' is not among images: the id there is 8, so write both as" in said
+    content['annotations'][1]['image_id'], content['images'][1]['file_name'] = 8, None
+    assert 'annotations[1]: no photo is named' in fault(read_content, tmp_path, content)
+    (tmp_path / 'x.json').write_text(100_000 * '[')
+    assert 'x.json: not a COCO file' in fault(read_split, 'coco', 'all', tmp_path / 'x.json')
 
 
 @pytest.mark.parametrize('lost', [None, float('nan')])
@@ -463,6 +467,11 @@ def test_menpo_lists(tmp_path: Path, base: int, kind: str):
     assert exact(found, 68) and [face.name for face in found] == [f'Menpo2D/a {i}.png' for i in range(3)]
     assert found[0].box == (1.5, 2, 50, 40) and '1 of 4 faces are in profile (39 points) and are left out' in said
     assert find_dataset(kind).scheme.name == '68'
+
+
+def test_the_reader_of_menpos_folders_names_the_reader_of_its_lists(tmp_path: Path):
+    (tmp_path / 'Menpo2D_semifrontal_train.txt').write_text(menpo_line(tmp_path, 'Menpo2D/a.png', 0))
+    assert 'Menpo2D_semifrontal_train.txt: take dataset menpo-list' in fault(read_split, 'menpo', 'test', tmp_path)
 
 
 @pytest.mark.parametrize(
