@@ -8,9 +8,7 @@ __all__ = ['Photo', 'read_photo', 'list_photos', 'check_square', 'cut_square']
 # %% ../../nbs/6_inference/01_photos.ipynb #384ae526
 import io
 import math
-import struct
 import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from ..data.crops import as_rgb, crop_view, load_pixels
+from ..data.crops import PHOTO_ERRORS, as_rgb, crop_view, load_pixels
 from ..data.datasets import PHOTO_SUFFIXES, DataError, list_files
 
 # %% ../../nbs/6_inference/01_photos.ipynb #2fe7cf4f
@@ -121,17 +119,6 @@ _HINTS = {
     ('.heic', '.heif'): '. For HEIC, install pillow-heif and call its register_heif_opener() first',
     ('.mp4', '.mov', '.mkv', '.avi', '.webm', '.m4v'): '. Films are read by `track_video`',
 }
-_READ_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)  # what Pillow's readers raise for broken files
 
 # %% ../../nbs/6_inference/01_photos.ipynb #a5179c30
 def _from_file(source: Any, name: str, upright: bool) -> tuple[Image.Image, bool]:
@@ -148,7 +135,7 @@ def _from_file(source: Any, name: str, upright: bool) -> tuple[Image.Image, bool
         return _to_rgb(image, name), upright and stored != 1
     except (DataError, FileNotFoundError, IsADirectoryError):
         raise
-    except _READ_ERRORS as e:
+    except PHOTO_ERRORS as e:
         hint = next((hint for suffixes, hint in _HINTS.items() if Path(name).suffix.lower() in suffixes), '')
         raise DataError(name, f'not a readable photo ({type(e).__name__}: {str(e).partition(" <")[0]}){hint}') from e
 

@@ -210,6 +210,34 @@ def test_300w_lp_reads_other_kinds_of_photos(tmp_path: Path):
     assert exact(quietly(read_split, '300w-lp', 'train', tmp_path), 68)
 
 
+@pytest.mark.parametrize('suffix', '.webp .tif .bmp .ppm .gif .tga .jp2 .psd .pcx .sgi .png .ico .dds'.split())
+def test_a_broken_photo_of_any_kind_is_one_face_less(tmp_path: Path, suffix: str):
+    "Cut short anywhere, or overwritten: a picture, or an error that names the file."
+    rng, path = np.random.default_rng(0), tmp_path / f'a{suffix}'
+    picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
+    if suffix == '.psd':
+        whole = b'8BPS\0\1' + bytes(6) + b'\0\3\0\0\0\x20\0\0\0\x20\0\x08\0\3' + bytes(14) + rng.bytes(3072)
+    else:
+        picture.save(path)
+        whole = path.read_bytes()
+    for share in (0, 0.01, 0.02, 0.05, 0.3, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        quietly(seen_or_named, path)
+        noisy = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 200), 12):
+            noisy[place] = rng.integers(256)
+        path.write_bytes(noisy)
+        quietly(seen_or_named, path)
+
+
+def seen_or_named(path: Path) -> None:
+    "Open a photo; a fault must be a DataError that names the file."
+    try:
+        assert open_photo(path)[0].mode == 'RGB'
+    except DataError as e:
+        assert str(path) in str(e)
+
+
 @pytest.mark.parametrize('mode, suffix', [('RGBA', '.png'), ('LA', '.png'), ('P', '.png'), ('RGBA', '.webp')])
 def test_transparent_pixels_are_white_in_training_as_in_the_predictor(tmp_path: Path, mode: str, suffix: str):
     photo = Image.new('RGBA', (40, 30), (200, 200, 200, 255))
