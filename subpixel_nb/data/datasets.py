@@ -223,13 +223,17 @@ _AFLW_19 = Scheme(
 SCHEMES: dict[int, Scheme] = {scheme.points: scheme for scheme in (_IBUG_68, _WFLW_98, _COFW_29, _AFLW_19)}
 
 # %% ../../nbs/2_data/01_datasets.ipynb #369b4b4a
-def mirror_gap(points: Tensor, pairs: Sequence[tuple[int, int]]) -> float:
-    "Distance of the mean of faces (N, K, 2) from its mirror image under `pairs`, in face sizes. Near 0 if they fit."
-    box = landmark_box(points)
+def mirror_gap(points: Tensor, pairs: Sequence[tuple[int, int]], visible: Tensor | None = None) -> float:
+    """Distance of the mean of faces (N, K, 2) from its mirror image under `pairs`, in face sizes. Near 0 if they fit.
+
+    `visible` (N, K) bool: the points that count; None: all."""
+    visible = torch.ones(points.shape[:2], dtype=torch.bool) if visible is None else visible
+    box = landmark_box(points, visible)
     middle, size = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).amax(-1)
-    mean = ((points - middle[:, None]) / size[:, None, None]).mean(0)
+    placed = (points - middle[:, None]) / size[:, None, None]
+    mean = torch.where(visible[..., None], placed, torch.nan).nanmean(0)
     mirrored = flip_points(mean, 1, flip_permutation(pairs, points.shape[1]))
-    return (mirrored - mean).norm(dim=-1).mean().item()
+    return (mirrored - mean).norm(dim=-1).nanmean().item()
 
 # %% ../../nbs/2_data/01_datasets.ipynb #1df05240
 @dataclass(frozen=True)
@@ -685,9 +689,9 @@ def find_scheme(root: Path, faces: Sequence[Annotation]) -> Scheme:
         return scheme
     if count not in SCHEMES:
         return Scheme(f'{count} points', count)
-    whole = [f.points for f in faces if f.visible.all()]  # a hidden point may lie anywhere
-    gap = mirror_gap(torch.stack(whole), SCHEMES[count].pairs or ()) if len(whole) >= 10 else 0.0
-    if gap > 0.2:
+    points, visible = torch.stack([f.points for f in faces]), torch.stack([f.visible for f in faces])
+    gap = mirror_gap(points, SCHEMES[count].pairs or (), visible)
+    if gap > 0.2 and len(faces) >= 10:
         warnings.warn(
             f'{root}: taken as scheme {count}, but under its flip pairs the mean face misses its mirror '
             f'image by {gap:.2f} face sizes. For another layout, write its pairs into {file}',
