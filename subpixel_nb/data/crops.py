@@ -616,14 +616,14 @@ def data_root(dataset: Dataset, root: Path | str | None = None) -> Path:
     """The folder of a dataset's files: `root` if given, else the first that applies of these.
 
     The folder of the dataset's name below $SUBPIXEL_DATA, $SUBPIXEL_DATA itself, data/<name>. FileNotFoundError:
-    $SUBPIXEL_DATA is no folder."""
+    $SUBPIXEL_DATA is not there."""
     if root is not None:
         return Path(root).expanduser()
     given = os.environ.get('SUBPIXEL_DATA')
-    if given and not Path(given).expanduser().is_dir():
+    if given and not Path(given).expanduser().exists():
         place = Path(given).expanduser().absolute()
         raise FileNotFoundError(
-            f'the environment variable SUBPIXEL_DATA is {given!r}, but there is no folder {place}: '
+            f'the environment variable SUBPIXEL_DATA is {given!r}, but there is no {place}: '
             'set it to the folder of your datasets, or give `root`'
         )
     below = Path(given or 'data').expanduser() / dataset.name
