@@ -37,6 +37,16 @@ def gaussian(distance: Tensor, sigma: Tensor) -> Tensor:
     return torch.exp(-0.5 * (distance / sigma) ** 2)
 
 
+def _check_gaussians(centres: Tensor, sigma: Tensor) -> None:
+    "Raises ValueError unless all centres (..., K, 2) are finite, and all sigmas finite and above 0."
+    if not (sigma > 0).all() or not sigma.isfinite().all():
+        raise ValueError(f'sigma: expected heatmap px above 0, got {sigma.min().item():g} to {sigma.max().item():g}')
+    lost = (~centres.isfinite().all(-1)).nonzero()
+    if len(lost):
+        place = ', '.join(map(str, lost[0].tolist()))
+        raise ValueError(f'{len(lost)} points are not finite, the first is [{place}]: mask them with `visible`')
+
+
 def encode(
     points: Tensor,  # (..., K, 2) landmarks in image px
     size: int | tuple[int, int] = 64,  # side or (H, W) of the heatmaps
@@ -50,12 +60,17 @@ def encode(
 ) -> Tensor:
     """Heatmaps (..., K, H, W): Eq. 1 at the pixel centres. The centre may lie anywhere, also outside the frame.
 
-    Raises: ValueError for an unknown mode or amplitude."""
+    Raises: ValueError for an unknown mode or amplitude, a stride or sigma that is not above 0, a visible point that is
+    not finite. (Sigma and points are not looked at in compiled code.)"""
     height, width = (size, size) if isinstance(size, int) else size
+    if not stride > 0:
+        raise ValueError(f'stride: expected image px per heatmap px above 0, got {stride}')
     sigma = torch.as_tensor(sigma, dtype=points.dtype, device=points.device)[..., None, None]
     centres = heatmap_centres(points, stride, mode)
     if visible is not None:
         centres = centres.masked_fill(~visible[..., None], 0)  # an invisible landmark may be NaN
+    if not torch.compiler.is_compiling():
+        _check_gaussians(centres, sigma)
     x, y = centres.unbind(-1)
     gx = gaussian(torch.arange(width, device=points.device) - x[..., None], sigma)
     gy = gaussian(torch.arange(height, device=points.device) - y[..., None], sigma)

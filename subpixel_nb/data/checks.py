@@ -6,10 +6,11 @@
 __all__ = ['ADVICE', 'example_folder', 'Survey', 'check_dataset', 'count_table', 'problem_table', 'contact_sheet', 'plot_survey']
 
 # %% ../../nbs/2_data/09_checks.ipynb #3043b2af
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +18,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-import subpixel_nb.data.synthetic  # noqa: F401  its import puts the drawn faces into the catalogue
 from ..codec.geometry import crop_square, landmark_box, square_map, transform_points
 from .crops import crop_view, load_faces, open_photo
-from .datasets import Annotation, DataError, Dataset, containing_file, find_dataset
+from .datasets import Annotation, DataError, Dataset, containing_file, drop_unwritable, find_dataset
 from .metrics import estimate_yaw
 
 if TYPE_CHECKING:  # pictures are made on request: a bare GPU node has no matplotlib
@@ -64,6 +64,7 @@ ADVICE = {
     'photo not there': 'unpack the images beside the annotations; without them only points can be read',
     'photo not readable': "download it again, or load with on_error='skip'",
     'points off the photo': 'look at the contact sheet: another version of the photo, or another base?',
+    'mirrored copy': "dlib's release adds such copies, and each counts as another face: move them out of the folder",
     'same face twice': 'one of them may be in train and the other in test: leave one out',
 }
 
@@ -81,7 +82,7 @@ def check_dataset(dataset: str | Dataset, root: Path | str, open_all: bool = Tru
     for split in dataset.splits:
         complaints: list[DataError] = []
         try:
-            members = dataset.reader(dataset, split, root, complaints)
+            members = drop_unwritable(dataset.reader(dataset, split, root, complaints), complaints)
         except FileNotFoundError as e:
             found[split.name] = problems['split not there', str(e)] = None
             continue
@@ -95,6 +96,7 @@ def check_dataset(dataset: str | Dataset, root: Path | str, open_all: bool = Tru
     if open_all:
         _open_photos(survey)
     _find_doubles(survey)
+    _find_mirrored(survey)
     return survey
 
 # %% ../../nbs/2_data/09_checks.ipynb #16a87aa0
@@ -138,6 +140,15 @@ def _find_doubles(survey: Survey) -> None:
         other = first.setdefault(face.points.numpy().tobytes(), face)
         if other is not face:
             survey.problems.append(('same face twice', f'{face.photo} and {other.photo}'))
+
+
+def _find_mirrored(survey: Survey) -> None:
+    "Append photos that are named as mirrored copies, such as a_mirror.jpg, of one that is there as well."
+    names = {PurePosixPath(face.name).with_suffix('') for face in survey.faces}
+    for name in sorted(names):
+        original = name.with_name(re.sub(r'[_-](mirror(ed)?|flip(ped)?)$', '', name.name, flags=re.I))
+        if original != name and original in names:
+            survey.problems.append(('mirrored copy', f'{name} of {original}'))
 
 # %% ../../nbs/2_data/09_checks.ipynb #1336d51c
 def count_table(survey: Survey) -> pd.DataFrame:

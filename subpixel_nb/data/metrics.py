@@ -11,6 +11,7 @@ __all__ = ['NORMALISER_KINDS', 'AVERAGES', 'AUC_RULES', 'INNER_49', 'POSE_MARKS'
            'paired_difference', 'bootstrap']
 
 # %% ../../nbs/2_data/04_metrics.ipynb #452af5e4
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -201,28 +202,38 @@ def ced(errors: Any, grid: Any) -> Tensor:
     return 100 * torch.searchsorted(errors, grid, right=True).double() / len(errors)
 
 # %% ../../nbs/2_data/04_metrics.ipynb #83225436
-def check_cutoff(cutoff: float) -> None:
-    "Raises ValueError unless `cutoff` is a positive number of percent."
+def check_cutoff(cutoff: float, errors: Tensor) -> None:
+    "Raises ValueError unless `cutoff` is a positive number of percent; warns where the errors or it may be fractions."
     if not 0 < cutoff < float('inf'):
         raise ValueError(f'cutoff: expected a positive number of percent, such as 7, got {cutoff!r}')
+    middle = errors.nanmedian().item()
+    if 0 < middle < 0.5 and cutoff >= 1:  # people do not agree about landmarks to half a percent
+        told = f'the errors (median {middle:.3g}) look like fractions'
+    elif cutoff < 0.2 and middle > 1:
+        told = f'the cut-off looks like a fraction, beside errors with a median of {middle:.3g}'
+    else:
+        return
+    warnings.warn(f'cut-off {cutoff:g} %: {told}. Both must be in percent: multiply by 100', stacklevel=3)
 
 
 def failure_rate(errors: Any, cutoff: float) -> float:
     "Share of faces, in percent, whose error (in percent) is above `cutoff`; equal is no failure."
-    check_cutoff(cutoff)
-    return 100 * (scored_errors(errors) > cutoff).double().mean().item()
+    errors = scored_errors(errors)
+    check_cutoff(cutoff, errors)
+    return 100 * (errors > cutoff).double().mean().item()
 
 # %% ../../nbs/2_data/04_metrics.ipynb #9f5b2308
 def auc(errors: Any, cutoff: float, rule: str = 'exact') -> float:
     """Area (%) under the cumulative error curve up to `cutoff` t (%), over t: exactly mean(max(t - e, 0)) / t.
 
     rule: 'exact', or one of `AUC_RULES`, the rules of published codes, to compare with their numbers only."""
-    check_cutoff(cutoff)
+    errors = scored_errors(errors)
+    check_cutoff(cutoff, errors)
     if rule == 'exact':
-        return 100 * (1 - scored_errors(errors) / cutoff).clamp(min=0).mean().item()
+        return 100 * (1 - errors / cutoff).clamp(min=0).mean().item()
     if rule not in AUC_RULES:
         raise unknown('rule', rule, ('exact', *AUC_RULES))
-    return 100 * float(AUC_RULES[rule](scored_errors(errors) / 100, cutoff / 100))
+    return 100 * float(AUC_RULES[rule](errors / 100, cutoff / 100))
 
 # %% ../../nbs/2_data/04_metrics.ipynb #154d9262
 def auc_simpson(errors: Tensor, cutoff: float, step: float = 1e-4) -> float:
@@ -443,7 +454,7 @@ def face_values(errors: Any, statistic: str = 'nme', cutoff: float = 10.0) -> Te
         raise unknown('statistic', statistic, STATISTICS)
     if statistic == 'nme':
         return errors
-    check_cutoff(cutoff)
+    check_cutoff(cutoff, errors)
     values = (1 - errors / cutoff).clamp(min=0) if statistic == 'auc' else (errors > cutoff).double()
     return 100 * values.masked_fill(errors.isnan(), torch.nan)
 

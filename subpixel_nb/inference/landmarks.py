@@ -9,8 +9,9 @@ __all__ = ['Landmarks', 'joined', 'as_table', 'upright_around', 'as_coco', 'pts_
 import io
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -147,24 +148,51 @@ def as_coco(found: Landmarks) -> dict[str, Any]:
     )
 
 # %% ../../nbs/6_inference/03_landmarks.ipynb #ce3a73e8
-def pts_names(found: Landmarks) -> list[str]:
-    "Each face's .pts file, relative to the folder. ValueError: two faces would have the same."
-    several, files = Counter(found.names), []
-    for name, face in zip(found.names, found.faces):
-        inside = Path(*(part for part in Path(name).parts if part not in ('/', '..', '.')))
-        number = f'_{face}' if several[name] > 1 else ''
-        files.append(f'{inside.with_suffix("").as_posix()}{number}.pts')
+def _pts_file(name: str, number: str = '') -> str:
+    "The .pts file of a photo, below the folder of all, with / between folders."
+    inside = Path(*(part for part in Path(name).parts if part not in ('/', '..', '.')))
+    return f'{inside.with_suffix("").as_posix()}{number}.pts'
+
+
+def _refuse_twice(files: Iterable[str]) -> None:
+    "ValueError where two faces would be written to one file."
     for file, times in Counter(files).items():
         if times > 1:
             raise ValueError(f'{times} faces would be written to {file}: rename a photo, or write .csv')
+
+
+def pts_names(found: Landmarks) -> list[str]:
+    "Each face's .pts file, relative to the folder. ValueError: two faces would have the same."
+    several = Counter(found.names)
+    files = [_pts_file(name, f'_{i}' if several[name] > 1 else '') for name, i in zip(found.names, found.faces)]
+    _refuse_twice(files)
     return files
 
+# %% ../../nbs/6_inference/03_landmarks.ipynb #45f1b3fc
+def _check_names(names: Iterable[str]) -> None:
+    "ValueError where the name of a photo is not UTF-8, as a file system allows: a .csv could not hold it."
+    for name in names:
+        shown = name.encode('utf-8', 'backslashreplace').decode()
+        if shown != name:
+            raise ValueError(f'the name of a photo is not UTF-8: {shown}. Rename the photo')
 
-def check_output(path: Path | str) -> Path:
-    "The path, if `save_landmarks` can write its suffix; call it before the work. ValueError names the known ones."
-    path, known = Path(path).expanduser(), ('.csv', '.npz', '.json', '')
+
+def check_output(path: Path | str, names: Iterable[str] = ()) -> Path:
+    """The path, if `save_landmarks` can write there, and landmarks of photos of these names. Call it before the work.
+
+    ValueError: a suffix that is not known, a name that is not UTF-8, two photos with one .pts file. OSError: there is
+    no folder to write to."""
+    path, known, names = Path(path).expanduser(), ('.csv', '.npz', '.json', ''), dict.fromkeys(names)
     if path.suffix not in known:
         raise unknown('suffix', path.suffix, (*known[:3], 'none (a folder of .pts)'))
+    _check_names(names)
+    places = path.absolute().parents
+    if not path.suffix:
+        places = (path, *places)
+        _refuse_twice(map(_pts_file, names))
+    above = next(place for place in places if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK) or (path.suffix and path.is_dir()):
+        raise OSError(f'{path} cannot be written: {above} is no folder to write to, or there is a folder of this name')
     return path
 
 # %% ../../nbs/6_inference/03_landmarks.ipynb #90a2a43f
@@ -199,8 +227,10 @@ def _write_pts(path: Path, points: Tensor) -> None:
 def save_landmarks(found: Landmarks, path: Path | str) -> None:
     """Writes a .csv, .npz, COCO .json or, where the path has no suffix, a folder of .pts (1-based, as 300W's).
 
-    ValueError: another suffix, or a NaN in .json. OSError: it cannot be written; the old file is kept."""
+    ValueError: another suffix, a name that is not UTF-8, or a NaN in .json. OSError: it cannot be written; the old
+    file is kept."""
     path = check_output(path)
+    _check_names([*found.photos, *found.names])
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == '.csv':
         write_atomic(path, lambda file: as_table(found).to_csv(file, index=False, float_format='%.9g'))

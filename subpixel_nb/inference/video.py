@@ -72,6 +72,20 @@ def _decode_packets(av: Any, video: Any, stream: Any) -> Iterator[Any]:
         yield from frames
 
 
+def _upright_pixels(frame: Any) -> tuple[np.ndarray, bool]:
+    "A frame's pixels (H, W, 3) as players show them; whether its display matrix is one of the eight orientations."
+    pixels, matrix = frame.to_ndarray(format='rgb24'), frame.side_data.get('DISPLAYMATRIX')
+    if matrix is None:
+        return pixels, True
+    values = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].astype(float)  # (x, y) is shown at (a x + c y, b x + d y)
+    a, b, c, d = (np.sign(values) * (np.abs(values) > 0.01 * np.abs(values).max())).astype(int).tolist()
+    if a and d and not (b or c):
+        return pixels[::d, ::a], True
+    if b and c and not (a or d):
+        return pixels.swapaxes(0, 1)[::b, ::c], True
+    return pixels, False
+
+
 def _open_video(path: Path) -> Any:
     "An open container of PyAV's. FileNotFoundError, or DataError where the file is no video."
     av = _import_av()
@@ -86,9 +100,9 @@ def _open_video(path: Path) -> Any:
 def read_video(path: Path | str) -> Iterator[VideoFrame]:
     """The frames of a video in order of display, upright, one in memory at a time.
 
-    Damaged frames are left out, with a warning at the end. FileNotFoundError; DataError: no video, or no readable
-    frame."""
-    path, index, damaged = Path(path).expanduser(), 0, []
+    Damaged frames are left out, with a warning at the end. Frames with a display matrix that is none of the eight
+    orientations stay as stored, with a warning. FileNotFoundError; DataError: no video, or no readable frame."""
+    path, index, damaged, known = Path(path).expanduser(), 0, [], True
     with _open_video(path) as video:
         if not video.streams.video:
             raise DataError(path, 'there is no video in it')
@@ -99,13 +113,17 @@ def read_video(path: Path | str) -> Iterator[VideoFrame]:
                 damaged.append(index)
                 continue
             rate = float(stream.average_rate or 25)
-            pixels = np.rot90(decoded.to_ndarray(format='rgb24'), decoded.rotation // 90)
+            pixels, upright = _upright_pixels(decoded)
+            known &= upright
             before, time = time, decoded.time if decoded.pts is not None else index / rate
             longest = max(longest, time - before) if index else 0.0
             yield VideoFrame(index, time, np.ascontiguousarray(pixels))
             index += 1
     if not index:
         raise DataError(path, f'not one readable frame in it{" (damaged)" if damaged else ""}')
+    if not known:
+        told = 'its display matrix is no turn by a multiple of 90° and no mirror'
+        warnings.warn(f'{path}: {told}: the frames are left as they are stored', stacklevel=2)
     if damaged:
         warnings.warn(f'{path}: damaged after {damaged[0]} frames; {index} could be read', stacklevel=2)
     elif promised - time > 1 + max(longest, 1 / rate):

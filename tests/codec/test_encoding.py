@@ -80,6 +80,28 @@ def test_gradient():
     assert torch.autograd.gradcheck(lambda p: encode(p, 16, stride=4.0), points)
 
 
+@pytest.mark.parametrize('sigma', [0, -1.5, math.nan, math.inf, torch.tensor([1.0, 0.0])])
+def test_a_sigma_that_draws_nothing_is_refused(sigma):
+    with pytest.raises(ValueError, match='sigma: expected heatmap px above 0, got '):
+        encode(torch.rand(2, 5, 2), 16, sigma)
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_points_that_are_nowhere_are_refused_unless_they_are_masked(value):
+    points, visible = torch.full((2, 5, 2), 9.0), torch.ones(2, 5, dtype=torch.bool)
+    points[1, 3, 0], visible[1, 3] = value, False
+    with pytest.raises(ValueError, match=r'1 points are not finite, the first is \[1, 3\]: mask them with `visible`'):
+        encode(points, 16)
+    maps = encode(points, 16, visible=visible)
+    assert maps.isfinite().all() and (maps[1, 3] == 0).all()
+
+
+@pytest.mark.parametrize('stride', [0, -4, math.nan])
+def test_a_stride_that_maps_to_nowhere_is_refused(stride):
+    with pytest.raises(ValueError, match='stride: expected image px per heatmap px above 0, got'):
+        encode(torch.rand(2, 5, 2), 16, stride=stride)
+
+
 def test_out_is_drawn_into():
     points, memory = torch.rand(2, 5, 2) * 255, torch.full((2, 5, 64, 64), 7.0)
     assert encode(points, out=memory) is memory and torch.equal(memory, encode(points))

@@ -722,7 +722,7 @@ def test_what_is_written_today_has_the_same_bytes_of_format(own: Path, tmp_path:
     header = "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 3, 26, 26), }".ljust(117) + '\n'
     assert whole[:128] == b'\x93NUMPY\x01\x00v\x00' + header.encode() and len(whole) == 128 + 6 * 3 * 26 * 26
     index = json.loads((entry / 'index.json').read_text())
-    assert list(index) == ['checksums', 'reasons'] and index['reasons'] == [''] * 6
+    assert list(index) == ['checksums', 'reasons', 'turned'] and index['reasons'] == [''] * 6
     rows = np.frombuffer(whole[128:], np.uint8).reshape(6, -1)
     assert index['checksums'] == [zlib.crc32(row.tobytes()) for row in rows]
 

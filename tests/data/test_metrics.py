@@ -562,3 +562,23 @@ def test_normalisers_on_real_faces(shared_data):
     }
     for kind, known in dict(pupil=4.203, box=1.742, side=1.687, diag=1.229).items():
         assert found[kind] / found['ic'] == pytest.approx(known / 2.994, rel=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------------ fractions
+
+
+@pytest.mark.parametrize('figure', [auc, failure_rate, partial(face_values, statistic='auc'), score])
+def test_fractions_beside_percent_are_told(figure):
+    "Errors as fractions against a cut-off in percent give an AUC of 99 %; percent against 0.07 gives none."
+    errors = np.array([0.03, 0.05, 0.09, 1.4])
+    with pytest.warns(UserWarning, match=r'cut-off 10 %: the errors \(median 0.05\) look like fractions'):
+        figure(errors, cutoff=10)
+    with pytest.warns(UserWarning, match='cut-off 0.07 %: the cut-off looks like a fraction, beside errors with a med'):
+        figure(100 * errors, cutoff=0.07)
+
+
+def test_true_percent_and_perfect_points_are_not_suspected(recwarn):
+    for errors in ([0.6, 3, 5, 80], [0, 0, 0], [np.nan, 0.7, 4]):
+        auc(np.array(errors), 7)
+        failure_rate(np.array(errors), 7)
+    assert not recwarn

@@ -2,13 +2,22 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 
 from subpixel_nb.data.datasets import read_pts
-from subpixel_nb.inference.landmarks import Landmarks, as_coco, as_table, joined, pts_names, save_landmarks
+from subpixel_nb.inference.landmarks import (
+    Landmarks,
+    as_coco,
+    as_table,
+    check_output,
+    joined,
+    pts_names,
+    save_landmarks,
+)
 
 
 def some(n: int = 3, k: int = 4, names=None, **extra) -> Landmarks:
@@ -131,6 +140,30 @@ def test_nothing_is_written_where_it_cannot_be(tmp_path):
     with pytest.raises(ValueError):
         save_landmarks(broken, tmp_path / 'a.json')  # JSON has no NaN
     assert (tmp_path / 'a.json').read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.json']
+
+
+@pytest.mark.parametrize('path', ['a.csv', 'a.npz', 'a.json', 'a'])
+def test_a_name_that_is_not_utf8_is_refused_alike_by_all_formats_and_before_the_work(tmp_path, path):
+    odd = os.fsdecode(b'caf\xe9.jpg')
+    for check in (
+        lambda: check_output(tmp_path / path, ['fine é.jpg', odd]),
+        lambda: save_landmarks(some(1, names=[odd]), tmp_path / path),
+    ):
+        with pytest.raises(ValueError, match=r'the name of a photo is not UTF-8: caf\\udce9.jpg. Rename the photo'):
+            check()
+    assert not list(tmp_path.iterdir()) and check_output(tmp_path / path, ['fine é.jpg']) == tmp_path / path
+    save_landmarks(some(1, names=['fine é.jpg']), tmp_path / path)
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match='2 faces would be written to a/x.pts'):
+        check_output(tmp_path / 'out', ['a/x.jpg', 'a/y.png', 'a/x.png'])
+    assert check_output(tmp_path / 'out.csv', ['a/x.jpg', 'a/x.png'])
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'b.csv').mkdir()
+    for path in ('file', 'file/a.csv', 'file/deep/pts', 'b.csv'):
+        with pytest.raises(OSError, match='cannot be written: .* is no folder to write to, or there is a folder of'):
+            check_output(tmp_path / path)
 
 
 def test_rows_are_picked_and_joined():

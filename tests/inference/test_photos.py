@@ -276,6 +276,39 @@ def test_lists_of_photos(tmp_path, colours):
         list_photos(tmp_path / 'dull')
 
 
+def test_folders_that_links_lead_to_are_listed_once(tmp_path, colours):
+    "A link elsewhere, one that leads back up, one to a file, and one to nothing."
+    for name in ('photos/a.png', 'disk/deep/b.ppm', 'disk/c.webp'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours).save(tmp_path / name)
+    (tmp_path / 'photos/linked').symlink_to(tmp_path / 'disk')
+    (tmp_path / 'disk/deep/up').symlink_to(tmp_path / 'photos')
+    (tmp_path / 'photos/file.webp').symlink_to(tmp_path / 'disk/c.webp')
+    (tmp_path / 'photos/none').symlink_to(tmp_path / 'nowhere')
+    (tmp_path / 'photos/folder.png').mkdir()
+    names = [name for name, _ in list_photos(tmp_path / 'photos')]
+    assert names == ['a.png', 'file.webp', 'linked/c.webp', 'linked/deep/b.ppm']
+    assert [name for name, _ in list_photos(tmp_path / 'photos/linked')] == [
+        'c.webp',
+        'deep/b.ppm',
+        'deep/up/a.png',
+        'deep/up/file.webp',
+    ]
+
+
+@pytest.mark.parametrize('suffix', ['.ppm', '.pgm', '.tga', '.psd', '.jp2'])
+def test_a_folder_holds_every_kind_that_is_read_alone(tmp_path, suffix):
+    (tmp_path / f'a{suffix}').write_bytes(b'')
+    assert [name for name, _ in list_photos(tmp_path)] == [f'a{suffix}']
+
+
+def test_an_animation_says_that_one_picture_is_read(tmp_path):
+    pages = [Image.new('L', (20, 20), level) for level in (50, 100)]
+    pages[0].save(tmp_path / 'a.gif', save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match='a.gif: 2 pictures are in it, and the first is read'):
+        assert abs(int(read_photo(tmp_path / 'a.gif').pixels[0, 0, 0]) - 50) < 3
+
+
 # Squares
 
 

@@ -91,21 +91,62 @@ def test_a_video_is_written_whole_or_not_at_all(tmp_path):
     assert (tmp_path / 'a.mp4').read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.mp4']
 
 
+def film(path, page, matrix=None):
+    "A film of one frame, with the first two rows (a, b), (c, d) of a display matrix."
+    with av.open(str(path), 'w') as out:
+        stream = out.add_stream('mpeg4', rate=25)
+        (stream.height, stream.width), stream.pix_fmt = page.shape[:2], 'yuv420p'
+        if matrix is not None:
+            (a, b), (c, d) = (np.asarray(matrix) * 65536).astype(int).tolist()
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(page)))
+        out.mux(stream.encode())
+    return path
+
+
+def corners() -> np.ndarray:
+    "A page (48, 64, 3) whose four quarters differ."
+    page = np.zeros((48, 64, 3), np.uint8)
+    page[:24, :32], page[:24, 32:], page[24:, :32], page[24:, 32:] = 230, 160, 90, 20
+    return page
+
+
+@pytest.mark.parametrize('scale', [1, 0.5])
+@pytest.mark.parametrize('signs', [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+@pytest.mark.parametrize('swapped', [False, True])
+def test_all_eight_orientations_of_a_display_matrix_are_shown_upright(tmp_path, swapped, signs, scale):
+    "The pixel at (x, y) is shown at (a x + c y, b x + d y), so that a front camera's mirror is no turn."
+    page, matrix = corners(), scale * np.diag(signs)
+    matrix = matrix[::-1] if swapped else matrix
+    expected = np.zeros((64, 48, 3) if swapped else (48, 64, 3))
+    y, x = np.mgrid[:48, :64]
+    moved = np.stack([x, y], -1) @ np.sign(matrix).astype(int)
+    moved -= moved.min((0, 1))
+    expected[moved[..., 1], moved[..., 0]] = page
+    frames, warned = said(film(tmp_path / 'a.mp4', page, matrix))
+    assert frames[0].pixels.shape == expected.shape and not warned
+    assert np.abs(frames[0].pixels - expected).mean() < 6
+
+
 @pytest.mark.parametrize('turn', [90, 180, -90])
-def test_turned_videos_are_upright(tmp_path, turn):
-    "A frame whose top left is bright; the container says by how much a player turns it, counter-clockwise."
-    page = np.full((48, 64, 3), 40, np.uint8)
-    page[:24, :32] = 220
+def test_a_turn_as_pyav_writes_it(tmp_path, turn):
+    "`set_display_rotation` counts counter-clockwise, as `np.rot90` does."
     with av.open(str(tmp_path / 'a.mp4'), 'w') as out:
         stream = out.add_stream('mpeg4', rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
         stream.set_display_rotation(turn)
-        out.mux(stream.encode(av.VideoFrame.from_ndarray(page)))
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(corners())))
         out.mux(stream.encode())
-    with av.open(str(tmp_path / 'a.mp4')) as stored:
-        assert next(stored.decode(video=0)).rotation in (turn, turn + 360, turn - 360)
     (frame,) = read_video(tmp_path / 'a.mp4')
-    assert np.abs(frame.pixels.astype(int) - np.rot90(page, turn // 90)).mean() < 6
+    assert np.abs(frame.pixels.astype(int) - np.rot90(corners(), turn // 90)).mean() < 6
+
+
+def test_a_slanted_display_matrix_is_named(tmp_path):
+    "A turn by 30 degrees is not applied, and not passed over in silence."
+    cosine, sine = 3**0.5 / 2, 0.5
+    frames, warned = said(film(tmp_path / 'a.mp4', corners(), [[cosine, sine], [-sine, cosine]]))
+    assert np.abs(frames[0].pixels.astype(int) - corners()).mean() < 6
+    assert len(warned) == 1 and 'a.mp4: its display matrix is no turn by a multiple of 90°' in warned[0]
 
 
 # Damage
