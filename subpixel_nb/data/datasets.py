@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'CATALOGUE', 'DataError', 'read_pts', 'Scheme', 'mirror_gap', 'Split', 'EmbeddedPhoto', 'containing_file',
-           'Annotation', 'Dataset', 'register', 'find_dataset', 'pair_files', 'most_common_count', 'read_folder',
-           'read_300w', 'read_wflw', 'read_own_folder', 'read_scheme', 'find_scheme', 'report_problems', 'read_split']
+           'Annotation', 'Dataset', 'register', 'find_dataset', 'photos_needed', 'pair_files', 'most_common_count',
+           'read_folder', 'read_300w', 'read_wflw', 'read_own_folder', 'read_scheme', 'find_scheme', 'report_problems',
+           'read_split']
 
 # %% ../../nbs/2_data/01_datasets.ipynb #e2f2798d
 import json
 import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar, copy_context
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..codec.geometry import flip_permutation, flip_points, landmark_box
-from ..core import unknown
+from ..core import shorten, unknown
 
 # %% ../../nbs/2_data/01_datasets.ipynb #4ac93bf5
 class DataError(ValueError):
@@ -30,8 +33,8 @@ class DataError(ValueError):
 
     def __init__(self, path: object, reason: str, line: int | None = None) -> None:
         place = f'{path}:{line}' if line else str(path)
-        super().__init__(f'{place}: {reason}')
-        self.reason = reason
+        super().__init__(shorten(f'{place}: {reason}'))
+        self.reason = shorten(reason)
 
 
 def _point(path: Path, number: int, words: list[str]) -> list[float]:
@@ -294,6 +297,14 @@ def find_dataset(name: str | Dataset) -> Dataset:
         raise unknown('dataset', name, CATALOGUE)
     return CATALOGUE[name]
 
+# %% ../../nbs/2_data/01_datasets.ipynb #f1270a79
+_NEED_PHOTOS: ContextVar[bool] = ContextVar('_NEED_PHOTOS', default=True)
+
+
+def photos_needed() -> bool:
+    "Whether the photos of a split must be there. False while `read_split` reads annotations alone."
+    return _NEED_PHOTOS.get()
+
 # %% ../../nbs/2_data/01_datasets.ipynb #882a060a
 _PHOTOS = {'.jpg', '.jpeg', '.png', '.bmp'}
 
@@ -307,6 +318,9 @@ def pair_files(folder: Path, nested: bool) -> dict[Path, tuple[list[Path], list[
             continue
         photos, files = found.setdefault(path.with_suffix(''), ([], []))
         (files if kind == '.pts' else photos).append(path)
+    if not photos_needed():
+        for stem, (photos, _) in found.items():
+            photos[:] = photos or [stem.with_suffix('.jpg')]
     return found
 
 # %% ../../nbs/2_data/01_datasets.ipynb #30204924
@@ -573,7 +587,11 @@ def report_problems(problems: Sequence[DataError], total: int, what: str, on_err
         raise unknown('on_error', on_error, ('raise', 'skip'))
     if not problems:
         return
-    lines = [f'{len(problems)} of {total} faces cannot be used', *map(str, problems[:10])]
+    texts = list(map(str, problems[:10]))
+    folder = os.path.commonprefix(texts).rpartition('/')[0] if len(texts) > 1 else ''
+    below = f', below {folder}' if folder else ''
+    lines = [f'{len(problems)} of {total} faces cannot be used{below}']
+    lines += [text.replace(f'{folder}/', '') if folder else text for text in texts]
     if len(problems) > 10:
         lines.append(f'and {len(problems) - 10} more')
     text = '\n  '.join(lines)
@@ -602,6 +620,8 @@ def _usable(faces: Sequence[Annotation], problems: list[DataError]) -> list[Anno
 
 def _present(faces: Sequence[Annotation], problems: list[DataError]) -> list[Annotation]:
     "The faces whose photo exists; the others are appended to `problems`. (Readers of lists do not check it.)"
+    if not photos_needed():
+        return list(faces)
     missing = {file for file in {containing_file(face.photo) for face in faces} if not file.is_file()}
     gone = [containing_file(face.photo) in missing for face in faces]
     problems += [DataError(face.photo, 'there is no such photo') for face, lost in zip(faces, gone) if lost]
@@ -622,9 +642,16 @@ def _check_count(dataset: Dataset, split: Split, faces: Sequence[Annotation]) ->
 
 # %% ../../nbs/2_data/01_datasets.ipynb #8157d75d
 def read_split(
-    dataset: str | Dataset, split: str, root: Path | str, on_error: str = 'raise', limit: int | None = None
+    dataset: str | Dataset,
+    split: str,
+    root: Path | str,
+    on_error: str = 'raise',
+    limit: int | None = None,
+    photos: bool = True,
 ) -> list[Annotation]:
     """The faces of a split below `root`, in a fixed order. `on_error`: 'raise' or 'skip'. `limit`: at most so many.
+
+    `photos`: False where annotations alone are wanted; a photo that is not there then counts as one that is.
 
     Raises DataError for faces that cannot be used, FileNotFoundError where there is nothing to read, ValueError for an
     unknown dataset, split or option."""
@@ -636,8 +663,10 @@ def read_split(
     part, root = dataset.split(split), Path(root).expanduser()
     what = f'{dataset.name}, split {part.name}, in {root}'
     problems: list[DataError] = []
-    described = dataset.reader(dataset, part, root, problems)
-    faces = _present(described, problems)
+    context = copy_context()
+    context.run(_NEED_PHOTOS.set, photos)
+    described = context.run(dataset.reader, dataset, part, root, problems)
+    faces = context.run(_present, described, problems)
     if described and not faces:
         raise FileNotFoundError(
             f'{what}: none of the {len(described)} photos exists; the first is {described[0].photo}. {dataset.source}'

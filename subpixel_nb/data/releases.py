@@ -42,6 +42,7 @@ from subpixel_nb.data.datasets import (
     Split,
     most_common_count,
     pair_files,
+    photos_needed,
     read_pts,
     register,
 )
@@ -144,7 +145,7 @@ def find_photo(folder: Path, name: str, listing: Path, line: int | None = None, 
     if '/' in parts[0] or '..' in parts or PureWindowsPath(name).drive:
         raise DataError(listing, f'{at}the photo {name} lies outside {folder}', line)
     photo = folder.joinpath(*parts)
-    if not photo.is_file():
+    if photos_needed() and not photo.is_file():
         raise DataError(listing, f'{at}there is no photo {photo}', line)
     return photo
 
@@ -283,7 +284,8 @@ register(
 # %% ../../nbs/2_data/03_releases.ipynb #8bcfa658
 def read_aflw(dataset: Dataset, split: Split, root: Path, problems: list[DataError]) -> list[Annotation]:
     "A split of AFLW-19 in the order of `ra`: 19 points as found, a mask of the visible ones, and boxes."
-    file, photos = locate(dataset, split, root, 'AFLWinfo_release.mat', 'data/flickr')
+    photos = root / 'data/flickr'
+    file, *_ = locate(dataset, split, root, 'AFLWinfo_release.mat', *(['data/flickr'] if photos_needed() else ()))
     boxes, data, mask, names, order = read_mat(file, 'bbox', 'data', 'mask_new', 'nameList', 'ra')
     names, total = names.ravel(), names.size
     boxes, data = (
@@ -844,7 +846,9 @@ def _coco_face(
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(listing, f'{place}: expected image_id and keypoints of numbers ({e!r})') from None
     if name is None:
-        raise DataError(listing, f'{place}: image_id {image!r} is not among images')
+        alike = next((known for known in names if str(known) == str(image)), None)
+        kinds = f': the id there is {alike!r}, so write both as numbers or both as text' if alike is not None else ''
+        raise DataError(listing, f'{place}: image_id {image!r} is not among images{kinds}')
     if keypoints.ndim != 1 or not keypoints.size or keypoints.size % 3:
         raise DataError(listing, f'{place}: expected keypoints x y v x y v ..., got {keypoints.size} numbers')
     if box is not None and not _is_box(box):
