@@ -357,6 +357,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                   'subpixel_nb/data/datasets.py'),
                                            'subpixel_nb.data.datasets._wflw_face': ( '2_data/datasets.html#_wflw_face',
                                                                                      'subpixel_nb/data/datasets.py'),
+                                           'subpixel_nb.data.datasets._without_folder': ( '2_data/datasets.html#_without_folder',
+                                                                                          'subpixel_nb/data/datasets.py'),
                                            'subpixel_nb.data.datasets.containing_file': ( '2_data/datasets.html#containing_file',
                                                                                           'subpixel_nb/data/datasets.py'),
                                            'subpixel_nb.data.datasets.find_dataset': ( '2_data/datasets.html#find_dataset',

@@ -581,17 +581,21 @@ def find_scheme(root: Path, faces: Sequence[Annotation]) -> Scheme:
     return SCHEMES[count]
 
 # %% ../../nbs/2_data/01_datasets.ipynb #a5dd8df5
+def _without_folder(texts: list[str]) -> list[str]:
+    "Messages as they are; where they are too long for one error, without the folder that all their paths begin with."
+    folder = os.path.commonprefix(texts).rpartition('/')[0] if len(texts) > 1 else ''
+    if not folder or sum(map(len, texts)) < 700:
+        return texts
+    return [text.replace(f'{folder}/', '') for text in texts]
+
+
 def report_problems(problems: Sequence[DataError], total: int, what: str, on_error: str) -> None:
     "Raise DataError, or with 'skip' warn, that faces of `what` cannot be used: how many of `total`, and ten reasons."
     if on_error not in ('raise', 'skip'):
         raise unknown('on_error', on_error, ('raise', 'skip'))
     if not problems:
         return
-    texts = list(map(str, problems[:10]))
-    folder = os.path.commonprefix(texts).rpartition('/')[0] if len(texts) > 1 else ''
-    below = f', below {folder}' if folder else ''
-    lines = [f'{len(problems)} of {total} faces cannot be used{below}']
-    lines += [text.replace(f'{folder}/', '') if folder else text for text in texts]
+    lines = [f'{len(problems)} of {total} faces cannot be used', *_without_folder(list(map(str, problems[:10])))]
     if len(problems) > 10:
         lines.append(f'and {len(problems) - 10} more')
     text = '\n  '.join(lines)
