@@ -583,7 +583,8 @@ def find_scheme(root: Path, faces: Sequence[Annotation]) -> Scheme:
 # %% ../../nbs/2_data/01_datasets.ipynb #a5dd8df5
 def _without_folder(texts: list[str]) -> list[str]:
     "Messages as they are; where they are too long for one error, without the folder that all their paths begin with."
-    folder = os.path.commonprefix(texts).rpartition('/')[0] if len(texts) > 1 else ''
+    start = os.path.commonprefix(texts) if len(texts) > 1 else ''  # noqa: RUF071 (texts that begin with a path)
+    folder = start.rpartition('/')[0]
     if not folder or sum(map(len, texts)) < 700:
         return texts
     return [text.replace(f'{folder}/', '') for text in texts]
