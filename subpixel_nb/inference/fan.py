@@ -144,36 +144,28 @@ def _check_fit(stacks: int, odd: Mapping[str, list[str]]) -> None:
 
 # %% ../../nbs/6_inference/06_fan.ipynb #347f8546
 PUBLISHED_FAN = 'https://www.adrianbulat.com/downloads/python-fan/2DFAN4-11f355bf06.pth.tar'
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)  # what safetensors, zipfile and torch.load raise for damaged files
 
 
 def _is_program(path: Path) -> bool:
     "Whether a file is a TorchScript archive."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith('/constants.pkl') for name in archive.namelist())
+    except _UNREADABLE:
+        return False
+
+# %% ../../nbs/6_inference/06_fan.ipynb #932d5a56
+def _promised_hash(path: Path) -> tuple[str, str]:
+    "The beginning of the sha256 that a download's name promises ('' where it promises none), and that of its content."
+    promised = re.search(r'-([a-f0-9]{8,})\.', path.name)
+    if promised is None:
+        return '', ''
     with open(path, 'rb') as file:
-        if not zipfile.is_zipfile(file):
-            return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
-
-
-_UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, LookupError, ValueError) + (
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)  # what torch.load and safetensors raise for files that are damaged
-
-
-def _describe_damage(path: Path) -> str:
-    "What is wrong with a file that cannot be read: the hash in its name, if it has one, says whether it is complete."
-    with open(path, 'rb') as file:
-        content = hashlib.file_digest(file, 'sha256').hexdigest()
-        file.seek(0)
-        start = file.read(12)
-    promised = re.search(r'-([a-f0-9]{8,})\.', path.name)  # as torch.hub names its downloads
-    state = f'{path.stat().st_size:,} bytes that begin with {start!r}'
-    if promised and not content.startswith(promised[1]):
-        state += f'; the sha256 of the whole file begins with {promised[1]}, that of this one with {content[:10]}'
-    return f'{path}: this file is damaged or cut short, or it holds no weights ({state}). Download it or copy it again'
+        return promised[1], hashlib.file_digest(file, 'sha256').hexdigest()[: len(promised[1])]
 
 
 def _read_tensors(path: Path) -> Any:
@@ -183,13 +175,20 @@ def _read_tensors(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location='cpu', weights_only=True)
     except _UNREADABLE as e:
-        if isinstance(e, pickle.UnpicklingError) and 'GLOBAL' in str(e):
+        promised, found = _promised_hash(path)
+        if promised == found and isinstance(e, pickle.UnpicklingError) and 'GLOBAL' in str(e):
             raise ValueError(
                 f'{path}: expected a file of tensors alone. This file holds other objects, which could run code, so it '
                 'was not loaded. If you trust it, load it yourself and write its state dict with '
                 'safetensors.torch.save_file'
             ) from e
-        raise ValueError(_describe_damage(path)) from e
+        with open(path, 'rb') as file:
+            state = f'{path.stat().st_size:,} bytes that begin with {file.read(12)!r}'
+        if promised != found:
+            state += f'; its sha256 should begin with {promised} and begins with {found}'
+        raise ValueError(
+            f'{path}: this file is damaged or cut short, or it holds no weights ({state}). Download it or copy it again'
+        ) from e
 
 # %% ../../nbs/6_inference/06_fan.ipynb #3d73b49c
 def read_fan(path: Path | str, trust: bool = False) -> Mapping[str, Tensor]:
