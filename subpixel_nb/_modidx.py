@@ -1646,6 +1646,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                             'subpixel_nb/training/recipe.py'),
                                              'subpixel_nb.training.recipe._check_type': ( '4_training/recipe.html#_check_type',
                                                                                           'subpixel_nb/training/recipe.py'),
+                                             'subpixel_nb.training.recipe._plain_variables': ( '4_training/recipe.html#_plain_variables',
+                                                                                               'subpixel_nb/training/recipe.py'),
                                              'subpixel_nb.training.recipe.build_network': ( '4_training/recipe.html#build_network',
                                                                                             'subpixel_nb/training/recipe.py'),
                                              'subpixel_nb.training.recipe.check_config': ( '4_training/recipe.html#check_config',
