@@ -554,7 +554,7 @@ def read_scheme(path: Path) -> Scheme:
         known['regions'] = dict(zip(regions, _groups(regions.values())))
         return Scheme(str(given.get('name', path.parent.name)), int(given['points']), **known)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise DataError(path, f'not a scheme: {e!r}') from e
+        raise DataError(path, f'not a scheme ({type(e).__name__}: {e})') from e
 
 # %% ../../nbs/2_data/01_datasets.ipynb #edbc46dd
 def find_scheme(root: Path, faces: Sequence[Annotation]) -> Scheme:

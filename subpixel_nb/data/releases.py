@@ -33,6 +33,7 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core import shorten
 from subpixel_nb.data.datasets import (
     SCHEMES,
     Annotation,
@@ -63,6 +64,7 @@ def missing_files(
     near = [root.parent, root.parent.parent, *below, *deeper]
     meant = next((p for p in near if enough((p / s).exists() for s in sought)), None)
     lacking = ', '.join(s for s in sought if not (root / s).exists()) or f'photos in {", ".join(sought)}'
+    lacking = shorten(lacking, 300)
     if root.is_dir():
         state = f'has no {lacking}'
     elif root.exists():
@@ -825,7 +827,9 @@ def _coco_content(listing: Path) -> tuple[dict[Any, Any], list[Any]]:
     except json.JSONDecodeError as e:
         raise DataError(listing, f'not JSON: {e.msg}', e.lineno) from e
     except (KeyError, TypeError, ValueError) as e:
-        raise DataError(listing, f'not a COCO file with images (id, file_name) and annotations: {e!r}') from e
+        raise DataError(
+            listing, f'not a COCO file with images (id, file_name) and annotations ({type(e).__name__}: {e})'
+        ) from e
 
 
 def _is_graded(annotations: Sequence[Any]) -> bool:
@@ -844,7 +848,9 @@ def _coco_face(
         keypoints = np.array(annotation['keypoints'], np.float64)
         name = names.get(image)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise DataError(listing, f'{place}: expected image_id and keypoints of numbers ({e!r})') from None
+        raise DataError(
+            listing, f'{place}: expected image_id and keypoints of numbers ({type(e).__name__}: {e})'
+        ) from None
     if name is None:
         alike = next((known for known in names if str(known) == str(image)), None)
         kinds = f': the id there is {alike!r}, so write both as numbers or both as text' if alike is not None else ''

@@ -248,7 +248,7 @@ def _read_landmark_rows(path: Path, rows: Sequence[tuple[int, list[str]]]) -> It
             points = faces.setdefault((cells['photo'], cells.get('face', '0')), [])
             landmark, point = int(cells['landmark']), [float(cells['x']), float(cells['y'])]
         except (KeyError, ValueError) as e:
-            raise DataError(path, f'expected photo, face, landmark, x, y ({e!r})', number) from None
+            raise DataError(path, f'expected photo, face, landmark, x, y ({type(e).__name__}: {e})', number) from None
         if landmark != len(points):
             raise DataError(path, f'{cells["photo"]}: expected landmark {len(points)}, got {landmark}', number)
         points.append(point)
@@ -260,7 +260,7 @@ def _image_names(path: Path, given: Any) -> dict[Any, str]:
     try:
         return {image['id']: image['file_name'] for image in given['images']}
     except (KeyError, TypeError) as e:
-        raise DataError(path, f'expected images with id and file_name ({e!r})') from None
+        raise DataError(path, f'expected images with id and file_name ({type(e).__name__}: {e})') from None
 
 
 def _photo_of(result: Mapping[str, Any], images: Mapping[Any, str], stem: str) -> str:

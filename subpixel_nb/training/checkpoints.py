@@ -239,7 +239,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     try:
         about = json.loads(path.read_text())
     except ValueError as e:
-        raise ValueError(f'{path}: not readable ({e}). Put it back, or name another output.') from e
+        raise ValueError(f'{path}: not readable ({shorten(e, 300)}). Put it back, or name another output.') from e
     if not isinstance(about, dict):
         raise ValueError(f'{path}: not the config of a run. Put it back, or name another output.')
     return about

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -339,14 +340,8 @@ def test_lists_without_photos(tmp_path, dataset):
         ]
         row = ['a/b.jpg', '1', '50', '50', *map(str, rng.uniform(1, 99, 136))]
         (tmp_path / 'x_test.csv').write_text('\n'.join(map(','.join, (header, row))))
-    with pytest.warns(UserWarning, match='official count 2500') if dataset == 'wflw' else _nothing():
+    with pytest.warns(UserWarning, match='official count 2500') if dataset == 'wflw' else nullcontext():
         faces = read_split(dataset, 'test', tmp_path, photos=False)
     assert [face.name.endswith('a/b.jpg') for face in faces] == [True]
     with pytest.raises((DataError, FileNotFoundError), match=r'there is no photo|none of the 1 photos exists'):
         read_split(dataset, 'test', tmp_path)
-
-
-def _nothing():
-    from contextlib import nullcontext
-
-    return nullcontext()

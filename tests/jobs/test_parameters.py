@@ -68,3 +68,34 @@ def test_the_cell_may_be_run_again_when_later_cells_have_made_variables():
     space['photos'] = 'no'
     with pytest.raises(ValueError, match='photos: expected bool'):
         exec(again, space)
+
+
+def test_evaluate_scores_predictions_without_a_photo(tmp_path, monkeypatch, capsys):
+    "The job's cells in this process: annotations alone, face-alignment's mapping as JSON, one face that it missed."
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import pandas as pd
+
+    rng, found, expected = np.random.default_rng(0), {}, []
+    (tmp_path / 'faces/test').mkdir(parents=True)
+    (tmp_path / 'faces/train').mkdir()
+    for i in range(5):
+        points = rng.uniform(40, 160, (68, 2)).round(3)
+        (tmp_path / f'faces/test/{i}.pts').write_text('\n'.join(f'{x} {y}' for x, y in points + 1))
+        found[f'{i}.jpg'] = [(points + [2, 0]).tolist()] if i else None
+        expected.append(200 / np.linalg.norm(points[36] - points[45]))
+    (tmp_path / 'fan.json').write_text(json.dumps(found))
+    space: dict[str, Any] = dict(display=lambda shown: None)
+    monkeypatch.setattr('matplotlib_inline.backend_inline.set_matplotlib_formats', lambda *kinds: None)
+    for cell in json.loads((ROOT / 'nbs/evaluate.ipynb').read_text())['cells']:
+        if cell['cell_type'] == 'code':
+            exec(''.join(cell['source']), space)
+            if 'parameters' in cell['metadata'].get('tags', []):
+                space |= dict(predictions=str(tmp_path / 'fan.json'), dataset='folder', root=str(tmp_path / 'faces'))
+                space |= dict(output=str(tmp_path / 'scored'), on_error='skip')
+    plt.close('all')
+    table = pd.read_csv(tmp_path / 'scored/results.csv')
+    assert table.decoder.tolist() == ['fan'] and table.faces[0] == 4
+    assert table['NME_ic %'][0] == pytest.approx(np.mean(expected[1:]), rel=1e-4)
+    said = capsys.readouterr().out
+    assert 'points of fan.json, by a system whose crop is not known here' in said and 'no pictures of the faces' in said
