@@ -304,7 +304,7 @@ def _read_json(path: Path, images: Mapping[Any, str] | None = None) -> Iterator[
             points = result[key]
             yield _photo_of(result, images or {}, stem), path.stem, points
         except (KeyError, ValueError, TypeError) as e:
-            said = str(e) if type(e) is ValueError else repr(e)
+            said = str(e) if type(e) is ValueError else f'{type(e).__name__}: {e}'
             raise DataError(path, f'result {i}: {said}') from None
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #9d6ee1e2
@@ -341,7 +341,7 @@ def _predictions(path: Path, images: Path | str | None) -> list[Prediction]:
     except DataError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, csv.Error, zipfile.BadZipFile) as e:
-        said = shorten(str(e) if isinstance(e, ValueError) else repr(e), 200)
+        said = shorten(str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}', 200)
         if 'allow_pickle' in said:
             said = (
                 'it holds Python objects, which are never opened; write numbers: np.savez(FILE, **faces_of_each_photo)'
