@@ -214,7 +214,7 @@ def _read_npz(path: Path) -> Iterator[Prediction]:
     for system, points in systems.items():
         if len(points) != len(names):
             raise DataError(path, f'{len(names)} names, and {len(points)} faces of {system}')
-        yield from ((str(name), system, face) for name, face in zip(names, points))
+        yield from ((name, system, face) for name, face in zip(names.astype(str).tolist(), points))
 
 
 def _read_npy(path: Path) -> Iterator[Prediction]:

@@ -156,6 +156,13 @@ def test_a_byte_order_mark(elsewhere, tmp_path):
     assert torch.allclose(read_predictions(tmp_path / 'a.json', faces)['a'], off, atol=1e-3)
 
 
+def test_names_that_are_bytes(elsewhere, tmp_path):
+    "As h5py and older numpy files hold them."
+    faces, off, photo = elsewhere
+    np.savez(tmp_path / 'a.npz', names=np.array(faces.names, dtype='S'), points=photo)
+    assert torch.allclose(read_predictions(tmp_path / 'a.npz', faces)['a'], off, atol=1e-3)
+
+
 # Which prediction is whose
 
 
