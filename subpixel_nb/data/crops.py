@@ -641,17 +641,20 @@ def load_faces(
     *,
     crop: str | None = None,
     boxes: str = 'landmarks',
+    photos: bool = True,
 ) -> Faces:
     """The faces of a split, cropped. Training and evaluation get all their faces from here.
 
     `split`: its name; 'train' and 'test' are the protocol's. `root`: see `data_root`. `size`: side of the view, px.
     `cache`: see `cache_folder`, or 'stream'. `on_error`: 'raise' or 'skip'. `limit`: at most so many, evenly spread.
-    `crop`: another square than the dataset's own (`geometry.CROPS`). `boxes`: 'landmarks' or 'file'."""
+    `crop`: another square than the dataset's own (`geometry.CROPS`). `boxes`: 'landmarks' or 'file'.
+    `photos`: False where no photo need be there; none is opened before its face is indexed."""
     dataset = find_dataset(dataset)
     if dataset.make:
         return dataset.make(dataset.split(split).name, size, limit)
     root = data_root(dataset, root)
-    faces = read_split(dataset, split, root, on_error, limit)
+    faces = read_split(dataset, split, root, on_error, limit, photos)
+    cache = cache if photos else 'stream'
     scheme = dataset.scheme or find_scheme(root, faces)
     label = f'{dataset.name}-{dataset.split(split).name}'
     return build_cache(faces, scheme, crop or dataset.crop, size, cache, on_error=on_error, boxes=boxes, label=label)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'CATALOGUE', 'PHOTO_SUFFIXES', 'DataError', 'read_text', 'read_pts', 'Scheme', 'mirror_gap', 'Split',
-           'EmbeddedPhoto', 'containing_file', 'Annotation', 'Dataset', 'register', 'find_dataset', 'list_files',
-           'pair_files', 'most_common_count', 'read_folder', 'read_300w', 'photo_path', 'find_photo', 'read_wflw',
-           'hold_out', 'read_own_folder', 'read_scheme', 'find_scheme', 'report_problems', 'drop_unwritable',
-           'read_split']
+           'EmbeddedPhoto', 'containing_file', 'Annotation', 'Dataset', 'register', 'find_dataset', 'photos_needed',
+           'list_files', 'pair_files', 'most_common_count', 'read_folder', 'read_300w', 'photo_path', 'find_photo',
+           'read_wflw', 'hold_out', 'read_own_folder', 'read_scheme', 'find_scheme', 'report_problems',
+           'drop_unwritable', 'read_split']
 
 # %% ../../nbs/2_data/01_datasets.ipynb #e2f2798d
 import codecs
@@ -17,6 +17,7 @@ import os
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
+from contextvars import ContextVar, copy_context
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -27,7 +28,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from ..codec.geometry import flip_permutation, flip_points, landmark_box
-from ..core import unknown
+from ..core import shorten, unknown
 
 # %% ../../nbs/2_data/01_datasets.ipynb #4ac93bf5
 class DataError(ValueError):
@@ -35,8 +36,9 @@ class DataError(ValueError):
 
     def __init__(self, path: object, reason: str, line: int | None = None) -> None:
         place = f'{path}:{line}' if line else str(path)
-        super().__init__(f'{place}: {reason}'.encode('utf-8', 'backslashreplace').decode())  # names may not be UTF-8
-        self.reason = reason
+        text = shorten(f'{place}: {reason}')
+        super().__init__(text.encode('utf-8', 'backslashreplace').decode())  # names may not be UTF-8
+        self.reason = shorten(reason)
 
 
 def _point(path: Path, number: int, words: list[str]) -> list[float]:
@@ -363,6 +365,14 @@ def find_dataset(name: str | Dataset) -> Dataset:
         raise unknown('dataset', name, CATALOGUE)
     return CATALOGUE[name]
 
+# %% ../../nbs/2_data/01_datasets.ipynb #f1270a79
+_NEED_PHOTOS: ContextVar[bool] = ContextVar('_NEED_PHOTOS', default=True)
+
+
+def photos_needed() -> bool:
+    "Whether the photos of a split must be there. False while `read_split` reads annotations alone."
+    return _NEED_PHOTOS.get()
+
 # %% ../../nbs/2_data/01_datasets.ipynb #882a060a
 def _photo_suffixes() -> frozenset[str]:
     "The suffixes of the pictures that Pillow decodes by itself, and of HEIC, which it decodes with pillow-heif."
@@ -408,6 +418,9 @@ def pair_files(folder: Path, nested: bool) -> dict[Path, tuple[list[Path], list[
         points = path.suffix.lower() == '.pts'
         if points or not path.is_dir():
             found.setdefault(path.with_suffix(''), ([], []))[points].append(path)
+    if not photos_needed():
+        for stem, (photos, _) in found.items():
+            photos[:] = photos or [stem.with_suffix('.jpg')]
     return found
 
 # %% ../../nbs/2_data/01_datasets.ipynb #30204924
@@ -553,7 +566,7 @@ def photo_path(folder: Path, name: str, listing: Path, line: int | None = None, 
 def find_photo(folder: Path, name: str, listing: Path, line: int | None = None, place: str = '') -> Path:
     "The `photo_path` of a photo. Raises DataError as it does, and where there is no such file."
     photo = photo_path(folder, name, listing, line, place)
-    if not photo.is_file():
+    if photos_needed() and not photo.is_file():
         raise DataError(listing, f'{f"{place}: " if place else ""}there is no photo {photo}', line)
     return photo
 
@@ -672,7 +685,7 @@ def read_scheme(path: Path) -> Scheme:
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise DataError(path, f'not a scheme: {e!r}') from e
+        raise DataError(path, f'not a scheme ({type(e).__name__}: {e})') from e
 
 # %% ../../nbs/2_data/01_datasets.ipynb #edbc46dd
 def find_scheme(root: Path, faces: Sequence[Annotation]) -> Scheme:
@@ -700,13 +713,22 @@ def find_scheme(root: Path, faces: Sequence[Annotation]) -> Scheme:
     return SCHEMES[count]
 
 # %% ../../nbs/2_data/01_datasets.ipynb #a5dd8df5
+def _without_folder(texts: list[str]) -> list[str]:
+    "Messages as they are; where they are too long for one error, without the folder that all their paths begin with."
+    start = os.path.commonprefix(texts) if len(texts) > 1 else ''  # noqa: RUF071 (texts that begin with a path)
+    folder = start.rpartition('/')[0]
+    if not folder or sum(map(len, texts)) < 700:
+        return texts
+    return [text.replace(f'{folder}/', '') for text in texts]
+
+
 def report_problems(problems: Sequence[DataError], total: int, what: str, on_error: str) -> None:
     "Raise DataError, or with 'skip' warn, that faces of `what` cannot be used: how many of `total`, and ten reasons."
     if on_error not in ('raise', 'skip'):
         raise unknown('on_error', on_error, ('raise', 'skip'))
     if not problems:
         return
-    lines = [f'{len(problems)} of {total} faces cannot be used', *map(str, problems[:10])]
+    lines = [f'{len(problems)} of {total} faces cannot be used', *_without_folder(list(map(str, problems[:10])))]
     if len(problems) > 10:
         lines.append(f'and {len(problems) - 10} more')
     text = '\n  '.join(lines)
@@ -735,6 +757,8 @@ def _usable(faces: Sequence[Annotation], problems: list[DataError]) -> list[Anno
 
 def _present(faces: Sequence[Annotation], problems: list[DataError]) -> list[Annotation]:
     "The faces whose photo exists; the others are appended to `problems`. (Readers of lists do not check it.)"
+    if not photos_needed():
+        return list(faces)
     missing = {file for file in {containing_file(face.photo) for face in faces} if not file.is_file()}
     gone = [containing_file(face.photo) in missing for face in faces]
     problems += [DataError(face.photo, 'there is no such photo') for face, lost in zip(faces, gone) if lost]
@@ -763,9 +787,16 @@ def _check_count(dataset: Dataset, split: Split, faces: Sequence[Annotation]) ->
 
 # %% ../../nbs/2_data/01_datasets.ipynb #8157d75d
 def read_split(
-    dataset: str | Dataset, split: str, root: Path | str, on_error: str = 'raise', limit: int | None = None
+    dataset: str | Dataset,
+    split: str,
+    root: Path | str,
+    on_error: str = 'raise',
+    limit: int | None = None,
+    photos: bool = True,
 ) -> list[Annotation]:
     """The faces of a split below `root`, in a fixed order. `on_error`: 'raise' or 'skip'. `limit`: at most so many.
+
+    `photos`: False where annotations alone are wanted; a photo that is not there then counts as one that is.
 
     Raises DataError for faces that cannot be used, FileNotFoundError where there is nothing to read, ValueError for an
     unknown dataset, split or option."""
@@ -777,8 +808,10 @@ def read_split(
     part, root = dataset.split(split), Path(root).expanduser()
     what = f'{dataset.name}, split {part.name}, in {root}'
     problems: list[DataError] = []
-    described = dataset.reader(dataset, part, root, problems)
-    faces = _present(described, problems)
+    context = copy_context()
+    context.run(_NEED_PHOTOS.set, photos)
+    described = context.run(dataset.reader, dataset, part, root, problems)
+    faces = context.run(_present, described, problems)
     if described and not faces:
         raise FileNotFoundError(
             f'{what}: none of the {len(described)} photos exists; the first is {described[0].photo}. {dataset.source}'

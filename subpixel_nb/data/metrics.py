@@ -24,7 +24,7 @@ from torch import Tensor
 
 # %% ../../nbs/2_data/04_metrics.ipynb #9a833e13
 from ..codec.geometry import landmark_box
-from ..core import unknown
+from ..core import shorten, unknown
 
 # %% ../../nbs/2_data/04_metrics.ipynb #c93a0016
 def as_double(values: Any) -> Tensor:
@@ -346,7 +346,9 @@ def region_errors(
     for name, numbers in regions.items():
         index = np.asarray(numbers, dtype=int)
         if not len(index) or index.min() < 0 or index.max() >= mask.shape[1]:
-            raise ValueError(f'region {name!r}: expected indices in 0..{mask.shape[1] - 1}, got {index.tolist()}')
+            raise ValueError(
+                f'region {name!r}: expected indices in 0..{mask.shape[1] - 1}, got {shorten(index.tolist(), 300)}'
+            )
         inside = torch.zeros(mask.shape[1], dtype=torch.bool).index_fill(0, torch.as_tensor(index), True)
         found[name] = nme(predicted, true, norm, mask & inside)
     return found
@@ -431,14 +433,15 @@ def video_jitter(
 
     Raises ValueError where the names differ, and names the video whose points are wrong."""
     if set(predicted) != set(true):
-        raise ValueError(f'videos: predicted {sorted(predicted)} and true {sorted(true)} differ')
+        seen = [shorten(sorted(names), 300) for names in (predicted, true)]
+        raise ValueError(f'videos: predicted {seen[0]} and true {seen[1]} differ')
     found = {}
     for name in predicted:
         try:
             mask, length = (None if each is None else each[name] for each in (visible, norm))
             found[name] = measure_jitter(predicted[name], true[name], mask, length)
         except (ValueError, KeyError) as error:
-            raise ValueError(f'video {name}: {error}') from None
+            raise ValueError(f'video {name}: {shorten(error, 500)}') from None
     return found
 
 # %% ../../nbs/2_data/04_metrics.ipynb #c830d066

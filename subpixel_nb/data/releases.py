@@ -34,6 +34,7 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core import shorten
 from subpixel_nb.data.datasets import (
     PHOTO_SUFFIXES,
     SCHEMES,
@@ -47,6 +48,7 @@ from subpixel_nb.data.datasets import (
     list_files,
     most_common_count,
     pair_files,
+    photos_needed,
     read_pts,
     read_text,
     register,
@@ -68,6 +70,7 @@ def missing_files(
     near = [root.parent, root.parent.parent, *below, *deeper]
     meant = next((p for p in near if enough((p / s).exists() for s in sought)), None)
     lacking = ', '.join(s for s in sought if not (root / s).exists()) or f'photos in {", ".join(sought)}'
+    lacking = shorten(lacking, 300)
     if root.is_dir():
         state = f'has no {lacking}'
     elif root.exists():
@@ -276,7 +279,8 @@ register(
 # %% ../../nbs/2_data/03_releases.ipynb #8bcfa658
 def read_aflw(dataset: Dataset, split: Split, root: Path, problems: list[DataError]) -> list[Annotation]:
     "A split of AFLW-19 in the order of `ra`: 19 points as found, a mask of the visible ones, and boxes."
-    file, photos = locate(dataset, split, root, 'AFLWinfo_release.mat', 'data/flickr')
+    photos = root / 'data/flickr'
+    file, *_ = locate(dataset, split, root, 'AFLWinfo_release.mat', *(['data/flickr'] if photos_needed() else ()))
     boxes, data, mask, names, order = read_mat(file, 'bbox', 'data', 'mask_new', 'nameList', 'ra')
     names, total = names.ravel(), names.size
     boxes, data = (
@@ -914,7 +918,7 @@ def _coco_content(listing: Path) -> tuple[dict[Any, Any], dict[Any, int], list[A
         raise DataError(listing, f'not JSON: {e.msg}', e.lineno) from e
     except (KeyError, TypeError, AttributeError, RecursionError) as e:
         raise DataError(
-            listing, f'not a COCO file with images (id, file_name) and annotations: {str(e)[:200]!r}'
+            listing, f'not a COCO file with images (id, file_name) and annotations ({type(e).__name__}: {e})'
         ) from e
 
 
@@ -990,7 +994,9 @@ def _coco_face(
         keypoints = np.array(annotation['keypoints'], np.float64)
         name, count = names.get(image), counts.get(annotation.get('category_id'))
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise DataError(listing, f'{place}: expected image_id and keypoints of numbers ({str(e)[:200]!r})') from None
+        raise DataError(
+            listing, f'{place}: expected image_id and keypoints of numbers ({type(e).__name__}: {e})'
+        ) from None
     if name is None:
         alike = next((known for known in names if str(known) == str(image)), None)
         kinds = f': the id there is {alike!r}, so write both as numbers or both as text' if alike is not None else ''

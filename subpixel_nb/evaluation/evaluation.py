@@ -4,29 +4,35 @@
 
 # %% auto #0
 __all__ = ['Prediction', 'mean_shape', 'mean_shape_in_box', 'results_table', 'describe_protocol', 'breakdown', 'jitter_table',
-           'write_arrays', 'save_results', 'read_predictions', 'plot_ced', 'plot_history', 'plot_faces', 'plot_chosen',
-           'worst_faces', 'best_gains']
+           'write_arrays', 'save_results', 'read_predictions', 'plot_ced', 'plot_history', 'has_photos', 'plot_faces',
+           'plot_chosen', 'worst_faces', 'best_gains']
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #9d9e360d
 import csv
 import io
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..codec.geometry import inverse, landmark_box, transform_points
-from ..core import write_atomic
-from ..data.crops import Faces
-from ..data.datasets import DataError, Dataset
+from ..core import shorten, unknown, write_atomic
+from ..data.crops import Faces, StreamedCrops
+from ..data.datasets import DataError, Dataset, containing_file, read_pts
 from subpixel_nb.data.metrics import (
     INNER_49,
     POSE_MARKS,
@@ -87,14 +93,18 @@ def results_table(found: Mapping[str, Tensor], faces: Faces, dataset: Dataset) -
     return pd.DataFrame(rows)
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #ba1184f4
-def describe_protocol(faces: Faces, dataset: Dataset) -> str:
-    "The protocol of a result in one sentence: test faces, crop, source of the boxes, view, normalisers."
+def describe_protocol(faces: Faces, dataset: Dataset, source: str = '') -> str:
+    """The protocol of a result in one sentence: test faces, crop, source of the boxes, view, normalisers.
+
+    `source`: a file of points that another system has found; they have no crop that is known here."""
     boxes = {'landmarks': 'ground-truth landmark boxes', 'file': "the dataset's own boxes"}[faces.boxes]
     given = ", sqrt(wh) of the dataset's own box (given)" if dataset.normaliser == 'given' else ''
+    view = f'crop "{faces.crop}" of {boxes}, {faces.size} px; one upright view, float32'
+    if source:
+        view = f'points of {source}, by a system whose crop is not known here'
     return (
-        f'{dataset.name}, {len(faces)} test faces; crop "{faces.crop}" of {boxes}, {faces.size} px; one upright view, '
-        'float32; NME: mean over faces of the mean over visible points, by outer eye corners (ic), sqrt(wh) of the '
-        f'tight landmark box (box), its diagonal (diag){given}'
+        f'{dataset.name}, {len(faces)} test faces; {view}; NME: mean over faces of the mean over visible points, by '
+        f'outer eye corners (ic), sqrt(wh) of the tight landmark box (box), its diagonal (diag){given}'
     )
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #93cb01c2
@@ -162,96 +172,295 @@ def save_results(
     write_arrays(folder / 'predictions.npz', arrays)
     write_atomic(folder / 'results.csv', lambda path: table.to_csv(path, index=False))
 
-# %% ../../nbs/5_evaluation/01_evaluation.ipynb #49a7c4f0
-Prediction = tuple[str, str, np.ndarray]  # the photo's name, the system's, and points (K, 2)
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #b4a02e5f
+Prediction = tuple[str, str, Any]  # the photo's name, the system's, and points as they are in the file
 
 
+def _as_points(given: Any, count: int) -> np.ndarray:
+    "Points (count, 2) from rows x y, x y z or x y score, or from the same numbers in one row. ValueError, TypeError."
+    points = np.asarray(given, dtype=float)
+    if points.ndim == 1:
+        points = points.reshape(-1, 2 if points.size == 2 * count else 3)
+    if points.ndim != 2 or points.shape[1] not in (2, 3):
+        raise ValueError(f'expected points (K, 2) or (K, 3), got {points.shape}')
+    if len(points) != count:
+        raise ValueError(f'{len(points)} points, the faces have {count}')
+    if not np.isfinite(points).all():
+        raise ValueError('a point is not finite')
+    return points[:, :2]
+
+
+def _each_face(given: Any) -> list[Any]:
+    "The faces of one photo: None is no face, an array (K, 2) one, and (F, K, 2) or a list of such arrays are F."
+    if given is None or not len(given):
+        return []
+    return [given] if np.ndim(given[0]) == 1 else list(given)
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #c25ca75a
 def _read_npz(path: Path) -> Iterator[Prediction]:
     with np.load(path, allow_pickle=False) as file:
-        systems = {}
-        for key in file.files:
-            if key.startswith('points'):
-                systems[key.removeprefix('points_').removeprefix('points') or path.stem] = file[key]
-        if 'names' not in file or not systems:
-            raise DataError(path, f'expected names and points or points_NAME, got {file.files}')
-        for system, points in systems.items():
-            for name, face in zip(file['names'], points):
-                yield str(name), system, face
+        arrays = {key: file[key] for key in file.files}
+    systems = {
+        key.removeprefix('points_').removeprefix('points') or path.stem: array
+        for key, array in arrays.items()
+        if key.startswith('points')
+    }
+    if not systems and 'names' not in arrays:  # as np.savez(file, **faces_of_each_photo) writes it
+        yield from ((name, path.stem, face) for name, faces in arrays.items() for face in _each_face(faces))
+        return
+    names = arrays.get('names')
+    if names is None or not systems:
+        raise DataError(path, f'expected names and points or points_NAME, got {list(arrays)}')
+    for system, points in systems.items():
+        if len(points) != len(names):
+            raise DataError(path, f'{len(names)} names, and {len(points)} faces of {system}')
+        yield from ((name, system, face) for name, face in zip(names.astype(str).tolist(), points))
 
 
+def _read_npy(path: Path) -> Iterator[Prediction]:
+    "Faces without names, called 0, 1 ...: `read_predictions` knows whose order that is."
+    for i, face in enumerate(_each_face(np.load(path, allow_pickle=False))):
+        yield str(i), path.stem, face
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #d27348db
 def _read_csv(path: Path) -> Iterator[Prediction]:
     with open(path, newline='', encoding='utf-8-sig') as file:
-        for number, (name, *words) in enumerate(filter(None, csv.reader(file)), 1):
-            try:
-                yield name, path.stem, np.array(words, dtype=float).reshape(-1, 2)
-            except ValueError as e:
-                if number > 1:  # the first line may be a heading
-                    raise DataError(path, f'expected a name and x y pairs: {e}', number) from None
-
-# %% ../../nbs/5_evaluation/01_evaluation.ipynb #352199d8
-def _read_coco(path: Path) -> Iterator[Prediction]:
-    given = json.loads(path.read_text('utf-8'))
-    files, results = {}, given
-    if isinstance(given, dict):
-        files = {image['id']: image['file_name'] for image in given.get('images', [])}
-        results = given['annotations']
-    for i, result in enumerate(results):
+        rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    if rows and {'photo', 'landmark', 'x', 'y'} <= set(rows[0][1]):
+        yield from _read_landmark_rows(path, rows)
+        return
+    for number, (name, *words) in rows:
+        if not words:
+            raise DataError(path, f'expected a name and x y pairs with commas between, got {name[:60]!r}', number)
         try:
-            name = result.get('file_name', files.get(result['image_id'], result['image_id']))
-            yield str(name), path.stem, np.reshape(result['keypoints'], (-1, 3))[:, :2]
-        except (KeyError, ValueError, TypeError) as e:
-            raise DataError(path, f'result {i}: {e!r}') from None
+            yield name, path.stem, np.array(words, dtype=float).reshape(-1, 2)
+        except ValueError as e:
+            if number > 1:  # the first line may be a heading
+                raise DataError(path, f'expected a name and x y pairs: {e}', number) from None
 
 
-_READERS = {'.npz': _read_npz, '.csv': _read_csv, '.json': _read_coco}
+def _read_landmark_rows(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Iterator[Prediction]:
+    "The faces of a table with the columns photo, face, landmark, x, y; others are left out."
+    faces: dict[tuple[str, str], list[list[float]]] = {}
+    for number, row in rows[1:]:
+        cells = dict(zip(rows[0][1], row))
+        try:
+            points = faces.setdefault((cells['photo'], cells.get('face', '0')), [])
+            landmark, point = int(cells['landmark']), [float(cells['x']), float(cells['y'])]
+        except (KeyError, ValueError) as e:
+            raise DataError(path, f'expected photo, face, landmark, x, y ({type(e).__name__}: {e})', number) from None
+        if landmark != len(points):
+            raise DataError(path, f'{cells["photo"]}: expected landmark {len(points)}, got {landmark}', number)
+        points.append(point)
+    yield from ((photo, path.stem, points) for (photo, _), points in faces.items())
 
-# %% ../../nbs/5_evaluation/01_evaluation.ipynb #1af04498
-def _by_system(path: Path, faces: Faces) -> dict[str, dict[str, list[np.ndarray]]]:
-    "The points of a file, {system: {photo: [points of each face]}}; DataError where they cannot be read."
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #1b62766c
+def _image_names(path: Path, given: Any) -> dict[Any, str]:
+    "Image id -> file name, from the `images` of a COCO file. DataError where they are not as COCO has them."
     try:
-        predictions = list(_READERS[path.suffix](path))
+        return {image['id']: image['file_name'] for image in given['images']}
+    except (KeyError, TypeError) as e:
+        raise DataError(path, f'expected images with id and file_name ({type(e).__name__}: {e})') from None
+
+
+def _photo_of(result: Mapping[str, Any], images: Mapping[Any, str], stem: str) -> str:
+    "The name of a result's photo; that of the file where the result has none. ValueError for an id without a name."
+    name = result.get('imgpath', result.get('file_name'))
+    if name is not None or 'image_id' not in result:
+        return str(stem if name is None else name)
+    image = result['image_id']
+    if image in images:
+        return str(images[image])
+    alike = next((known for known in images if str(known) == str(image)), None)
+    if alike is not None:
+        raise ValueError(f'image_id {image!r}, and the id in images is {alike!r}: write both as numbers or as text')
+    if images:
+        raise ValueError(f'image_id {image!r} is not among the {len(images)} images')
+    if isinstance(image, str):
+        return image
+    raise ValueError(
+        f'image_id {image!r} names no photo, since the file has no images. Give the COCO annotations that the '
+        'system was tested on, whose images have these ids (images=FILE, in the job -p images FILE)'
+    )
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #8cfea5f1
+def _read_json(path: Path, images: Mapping[Any, str] | None = None) -> Iterator[Prediction]:
+    given, stem = json.loads(path.read_text('utf-8-sig')), path.stem
+    if isinstance(given, dict) and 'instance_info' in given:  # of mmpose's demos: results_PHOTO.json
+        given, stem = given['instance_info'], stem.removeprefix('results_')
+    elif isinstance(given, dict) and 'annotations' in given:
+        images = _image_names(path, given) if given.get('images') else images
+        given = given['annotations']
+    elif isinstance(given, dict):  # photo -> faces, as face-alignment returns them
+        yield from ((name, path.stem, face) for name, faces in given.items() for face in _each_face(faces))
+        return
+    if not isinstance(given, list):
+        raise DataError(path, f'expected a list of results, or photos with their faces, got {type(given).__name__}')
+    for i, result in enumerate(given):
+        if not isinstance(result, dict):
+            raise DataError(path, f'result {i}: expected image_id and keypoints, got {shorten(repr(result), 60)}')
+        try:
+            key = next((key for key in ('landmarks', 'face_kpts') if key in result), 'keypoints')
+            points = result[key]
+            yield _photo_of(result, images or {}, stem), path.stem, points
+        except (KeyError, ValueError, TypeError) as e:
+            said = str(e) if type(e) is ValueError else f'{type(e).__name__}: {e}'
+            raise DataError(path, f'result {i}: {said}') from None
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #9d6ee1e2
+def _read_files(folder: Path, images: Mapping[Any, str] | None = None) -> Iterator[Prediction]:
+    "The predictions of a folder of .npy, .json and .pts files, each named as its photo."
+    for path in sorted(folder.rglob('*')):
+        photo, kind = path.relative_to(folder).with_suffix('').as_posix(), path.suffix.lower()
+        if kind == '.pts':
+            yield photo, folder.name, read_pts(path).numpy()
+        elif kind == '.npy':
+            yield from ((photo, folder.name, face) for _, _, face in _read_npy(path))
+        elif kind == '.json':
+            for name, _, face in _read_json(path, images):
+                yield (photo if name == path.stem else name), folder.name, face
+
+
+_READERS: dict[str, Callable[..., Iterator[Prediction]]] = {
+    '.npz': _read_npz,
+    '.csv': _read_csv,
+    '.json': _read_json,
+    '.npy': _read_npy,
+}
+_PICKLES = ('.pkl', '.pickle', '.pt', '.pth', '.joblib')
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #ef6ad0e1
+def _predictions(path: Path, images: Path | str | None) -> list[Prediction]:
+    "What a file or folder holds; DataError where it cannot be read."
+    try:
+        names = _image_names(Path(images), json.loads(Path(images).read_text('utf-8-sig'))) if images else None
+        if path.is_dir():
+            return list(_read_files(path, names))
+        read = partial(_read_json, images=names) if path.suffix.lower() == '.json' else _READERS[path.suffix.lower()]
+        return list(read(path))
     except DataError:
         raise
-    except (ValueError, KeyError, OSError) as e:
-        raise DataError(path, f'not readable as {path.suffix} predictions ({e!r})') from e
-    known, found = set(faces.names), dict[str, dict[str, list[np.ndarray]]]()
-    for name, system, points in predictions:
-        if len(points) != faces.scheme.points:
-            raise DataError(path, f'{name}: {len(points)} points, the faces have {faces.scheme.points}')
-        photo = name if name in known else Path(name).name
-        found.setdefault(system, {}).setdefault(photo, []).append(points)
-    return found
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, csv.Error, zipfile.BadZipFile) as e:
+        said = shorten(str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}', 200)
+        if 'allow_pickle' in said:
+            said = (
+                'it holds Python objects, which are never opened; write numbers: np.savez(FILE, **faces_of_each_photo)'
+            )
+        raise DataError(path, f'not readable as {path.suffix} predictions ({said})') from e
 
 
-def _in_order(path: Path, system: str, by_photo: Mapping[str, list[np.ndarray]], names: Sequence[str]) -> np.ndarray:
-    "A system's points (N, K, 2) in the order of the photos' names; DataError where one is missing."
-    bare, taken, chosen = Counter(Path(name).name for name in set(names)), Counter[str](), []
-    for name in names:
-        short = Path(name).name
-        photo = short if name not in by_photo and bare[short] == 1 else name
-        if taken[photo] >= len(by_photo.get(photo, ())):
-            raise DataError(path, f'{system}: face {taken[photo] + 1} of {name} has no prediction')
-        chosen.append(by_photo[photo][taken[photo]])
-        taken[photo] += 1
-    return np.stack(chosen)
-
-# %% ../../nbs/5_evaluation/01_evaluation.ipynb #291c9f8a
-def read_predictions(path: Path | str, faces: Faces, base: float = 0.0) -> dict[str, Tensor]:
-    """Points {system: (N, K, 2)} in px of `faces.points`, from a .npz, .csv or COCO results .json in photo px.
-
-    The photo's first pixel has the number `base` in the file. FileNotFoundError without a file. DataError where a face
-    has no prediction, a prediction has another number of points than the faces, or the file holds something else."""
-    path = Path(path).expanduser()
-    if path.suffix not in _READERS:
-        raise DataError(path, f'expected a file ending in {", ".join(_READERS)}')
-    if not path.is_file():
+def _check_kind(path: Path) -> None:
+    "DataError for a path of no known kind, FileNotFoundError for one that is not there."
+    if path.suffix.lower() in _PICKLES:
+        raise DataError(
+            path,
+            "a pickle is never opened, since it can run code. mmpose writes its results as JSON (test.py's --dump does "
+            'not: give the config a CocoMetric with outfile_prefix); points of face-alignment: '
+            'np.savez(FILE, **faces_of_each_photo)',
+        )
+    if not path.is_dir() and path.suffix.lower() not in _READERS:
+        raise DataError(path, f'expected a file ending in {", ".join(_READERS)}, or a folder of .npy, .json or .pts')
+    if not path.exists():
         raise FileNotFoundError(f'{path}: there are no predictions')
-    found = _by_system(path, faces)
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #0b1456c9
+def _ends(name: str) -> list[str]:
+    "All ends of a path, longest first, and after them the same without the suffix."
+    parts = name.replace('\\', '/').split('/')
+    ends = ['/'.join(parts[i:]) for i in range(len(parts))]
+    return list(dict.fromkeys([*ends, *(re.sub(r'\.[A-Za-z]{3,4}$', '', end) for end in ends)]))
+
+
+def _by_photo(names: Sequence[str], photos: Sequence[str]) -> dict[str, list[int]]:
+    "Photo of the test set -> the places of its predictions, of which `names` are the photos' names in the file."
+    known: dict[str, set[str]] = defaultdict(set)
+    for photo in set(photos):
+        for end in _ends(photo):
+            known[end].add(photo)
+    found: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, name in enumerate(names):
+        several = re.sub(r'_\d+(\.\w+)?$', '', name)  # lesson 6.3 writes the faces of a.jpg as a_0.pts, a_1.pts
+        fit = next((end for end in (*_ends(name), *_ends(several)) if len(known.get(end, ())) == 1), None)
+        if fit is not None:
+            found[min(known[fit])][len(fit)].append(i)
+    return {photo: by_length[max(by_length)] for photo, by_length in found.items()}  # the longest ends alone
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #bea98cbf
+def _photo_names(faces: Faces) -> list[str]:
+    "Each face's photo: readers of lists call the second face of a photo `photo#2`."
+    known = set(faces.names)
+    return [bare if (bare := re.sub(r'#\d+$', '', name)) in known else name for name in faces.names]
+
+
+def _assigned(found: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    "Predictions (P, K, 2) in the order of the faces (F, K, 2), nearest to each; NaN for a face without one."
+    apart = np.linalg.norm(found[None] - truth[:, None], axis=-1)
+    rows, columns = linear_sum_assignment((apart * visible[:, None]).sum(-1) / visible.sum(-1).clip(1)[:, None])
+    chosen = np.full(truth.shape, np.nan)
+    chosen[rows] = found[columns]
+    return chosen
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #f900081f
+def _in_order(named: Sequence[tuple[str, np.ndarray]], faces: Faces) -> np.ndarray:
+    "A system's points (N, K, 2), photo px, in the order of the faces; NaN for those without one."
+    photos, chosen = _photo_names(faces), np.full(faces.points.shape, np.nan)
+    truth = transform_points(faces.photo_map(), faces.points.double()).numpy()
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i, photo in enumerate(photos):
+        rows[photo].append(i)
+    for photo, places in _by_photo([name for name, _ in named], photos).items():
+        found = np.stack([named[place][1] for place in places])
+        chosen[rows[photo]] = _assigned(found, truth[rows[photo]], faces.visible[rows[photo]].numpy())
+    return chosen
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #afa98dff
+def _report_missing(path: Path, system: str, missing: Sequence[int], faces: Faces, on_error: str, name: str) -> None:
+    "DataError, or with 'skip' a warning, for faces without a prediction. `name`: a photo's name in the file."
+    if on_error not in ('raise', 'skip'):
+        raise unknown('on_error', on_error, ('raise', 'skip'))
+    if not missing:
+        return
+    photos, first = _photo_names(faces), missing[0]
+    number, count = photos[: first + 1].count(photos[first]), f'{len(missing)} of {len(faces)} faces'
+    said = f'{system}: face {number} of {photos[first]} has no prediction; {count} have none'
+    if len(missing) == len(faces):
+        raise DataError(path, f'{said}. The file names other photos, such as {shorten(name, 100)}')
+    if on_error == 'raise':
+        raise DataError(path, f"{said}. To score the others alone: on_error='skip', in the job -p on_error skip")
+    warnings.warn(f'{path}: {said}. They are left out of the score', stacklevel=3)
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #80046cc2
+def read_predictions(
+    path: Path | str, faces: Faces, base: float = 0.0, on_error: str = 'raise', images: Path | str | None = None
+) -> dict[str, Tensor]:
+    """Points {system: (N, K, 2)} in px of `faces.points`, from a file or folder in photo px: .npz .csv .json .npy.
+
+    The photo's first pixel has the number `base` in the file. `images`: a COCO file whose images name the image ids.
+    FileNotFoundError without a file. DataError where a face has no prediction (with `on_error` 'skip' its points are
+    NaN), a prediction has another number of points than the faces, or the file holds something else."""
+    path = Path(path).expanduser()
+    if type(base) not in (int, float) or not math.isfinite(base):
+        raise ValueError(f'base: expected a number, such as 0 or 1, got {shorten(repr(base), 60)}')
+    _check_kind(path)
+    found, in_pts = _predictions(path, images), path.is_dir() and any(path.rglob('*.pts'))
     if not found:
         raise DataError(path, 'no predictions')
+    if path.suffix.lower() == '.npy':
+        if len(found) != len(faces):
+            raise DataError(path, f'{len(found)} faces without names, where the test set has {len(faces)}')
+        found = [(name, system, points) for name, (_, system, points) in zip(faces.names, found)]
+    systems: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for name, system, given in found:
+        try:
+            points = _as_points(given, faces.scheme.points) - (0 if in_pts else base)
+        except (ValueError, TypeError) as e:
+            raise DataError(path, f'{name}: {e}') from None
+        systems.setdefault(system, []).append((name, points))
     to_view, views = inverse(faces.photo_map()), {}
-    for system, by_photo in found.items():
-        photo = torch.tensor(_in_order(path, system, by_photo, faces.names)).double() - base
+    for system, named in systems.items():
+        photo = torch.from_numpy(_in_order(named, faces))
+        missing = photo.isnan().any(-1).any(-1).nonzero().flatten().tolist()
+        _report_missing(path, system, missing, faces, on_error, named[0][0])
         views[system] = transform_points(to_view, photo).float()
     return views
 
@@ -292,6 +501,12 @@ def plot_history(rows: Sequence[dict]) -> Figure:
     return fig
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #6b9819f0
+def has_photos(faces: Faces) -> bool:
+    "Whether the photos of all faces are there, so that pictures can be drawn; annotations may have been read alone."
+    crops = faces.images
+    return not isinstance(crops, StreamedCrops) or all(containing_file(p).is_file() for p in crops.job.photos)
+
+
 def plot_faces(points: Tensor, faces: Faces, count: int = 3) -> Figure:
     "The `count` best, median and worst faces by NME: true points white, predicted points (N, K, 2) orange."
     errors = face_errors(points, faces)

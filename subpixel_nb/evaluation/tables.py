@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from ..core import unknown, write_atomic
+from ..core import shorten, unknown, write_atomic
 from ..data.datasets import CATALOGUE, find_dataset
 from .published import TEST_SETS, PaperColumn, PaperTable, find_table, tables_for
 
@@ -88,7 +88,9 @@ def _frames(results: ResultFrames, dataset: str | None, table: PaperTable | None
     for name, frame in frames.items():
         missing = [c for c in ('subset', 'faces', 'decoder') if c not in frame]
         if missing:
-            raise ValueError(f'results on {name}: no column {", ".join(missing)} among {", ".join(map(str, frame))}')
+            raise ValueError(
+                f'results on {name}: no column {", ".join(missing)} among {shorten(", ".join(map(str, frame)), 300)}'
+            )
     return frames
 
 # %% ../../nbs/5_evaluation/03_tables.ipynb #0e58cb79

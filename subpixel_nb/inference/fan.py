@@ -9,12 +9,14 @@ __all__ = ['PUBLISHED_FAN', 'FAN_SIGMA', 'COORDINATES', 'fan_names', 'fan_state'
 # %% ../../nbs/6_inference/06_fan.ipynb #66569ae3
 import argparse
 import copy
+import hashlib
 import inspect
 import pickle
 import re
+import struct
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -30,7 +32,7 @@ from ..codec.decoding import DECODERS, decode
 from ..core import unknown
 from ..data.datasets import find_dataset
 from ..model.hourglass import StackedHourglass
-from ..training.checkpoints import save_weights
+from ..training.checkpoints import plain_names, save_weights
 from ..training.recipe import configure
 
 # %% ../../nbs/6_inference/06_fan.ipynb #87c935a4
@@ -65,6 +67,20 @@ def fan_names(stacks: int, depth: int = 4) -> dict[str, str]:
     return layers
 
 # %% ../../nbs/6_inference/06_fan.ipynb #99895a22
+def _states(content: Any) -> Iterator[dict[str, Tensor]]:
+    "Every dict of tensors inside nested dicts, without the prefixes of its names."
+    if isinstance(content, Mapping):
+        yield plain_names({key: value for key, value in content.items() if torch.is_tensor(value) and type(key) is str})
+        for value in content.values():
+            yield from _states(value)
+
+
+def _find_state(content: Any) -> dict[str, Tensor]:
+    "FAN's state dict, or one inside of it, as in {'model': state}; if none is FAN's, the first that is not empty."
+    states = list(filter(None, _states(content)))
+    return next((state for state in states if 'l0.weight' in state), states[0] if states else {})
+
+
 def _fan_sizes(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
     "Landmarks, stacks and channels of a FAN, from the shapes of its tensors. ValueError where there is no first head."
     head = state.get('l0.weight')
@@ -94,7 +110,7 @@ def fan_network(state: Mapping[str, Tensor]) -> StackedHourglass:
 
     The number of stacks, landmarks and channels is read from the weights. Raises ValueError that names the keys which
     are missing, unknown, or of another shape."""
-    state = {key.removeprefix('module.'): value for key, value in state.items()}  # the prefix of DataParallel
+    state = _find_state(state)
     points, stacks, width = _fan_sizes(state)
     with torch.device('meta'):
         net = StackedHourglass(points, stacks, width)
@@ -128,15 +144,28 @@ def _check_fit(stacks: int, odd: Mapping[str, list[str]]) -> None:
 
 # %% ../../nbs/6_inference/06_fan.ipynb #347f8546
 PUBLISHED_FAN = 'https://www.adrianbulat.com/downloads/python-fan/2DFAN4-11f355bf06.pth.tar'
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)  # what safetensors, zipfile and torch.load raise for damaged files
 
 
 def _is_program(path: Path) -> bool:
     "Whether a file is a TorchScript archive."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith('/constants.pkl') for name in archive.namelist())
+    except _UNREADABLE:
+        return False
+
+# %% ../../nbs/6_inference/06_fan.ipynb #932d5a56
+def _promised_hash(path: Path) -> tuple[str, str]:
+    "The beginning of the sha256 that a download's name promises ('' where it promises none), and that of its content."
+    promised = re.search(r'-([a-f0-9]{8,})\.', path.name)
+    if promised is None:
+        return '', ''
     with open(path, 'rb') as file:
-        if not zipfile.is_zipfile(file):
-            return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+        return promised[1], hashlib.file_digest(file, 'sha256').hexdigest()[: len(promised[1])]
 
 
 def _read_tensors(path: Path) -> Any:
@@ -145,11 +174,20 @@ def _read_tensors(path: Path) -> Any:
         if path.suffix == '.safetensors':
             return load_file(path)
         return torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as e:
+    except _UNREADABLE as e:
+        promised, found = _promised_hash(path)
+        if promised == found and isinstance(e, pickle.UnpicklingError) and 'GLOBAL' in str(e):
+            raise ValueError(
+                f'{path}: expected a file of tensors alone. This file holds other objects, which could run code, so it '
+                'was not loaded. If you trust it, load it yourself and write its state dict with '
+                'safetensors.torch.save_file'
+            ) from e
+        with open(path, 'rb') as file:
+            state = f'{path.stat().st_size:,} bytes that begin with {file.read(12)!r}'
+        if promised != found:
+            state += f'; its sha256 should begin with {promised} and begins with {found}'
         raise ValueError(
-            f'{path}: expected a file of tensors alone. This file is damaged or holds other objects, which could run '
-            'code, so it was not loaded. If you trust it, load it yourself and write its state dict with '
-            'safetensors.torch.save_file'
+            f'{path}: this file is damaged or cut short, or it holds no weights ({state}). Download it or copy it again'
         ) from e
 
 # %% ../../nbs/6_inference/06_fan.ipynb #3d73b49c
@@ -170,9 +208,7 @@ def read_fan(path: Path | str, trust: bool = False) -> Mapping[str, Tensor]:
             f'{path}: this is a TorchScript archive, which is a program and not only numbers. If you trust its source, '
             f'pass trust=True (--trust in a shell); or take the state dict of face-alignment 1.5, {PUBLISHED_FAN}'
         )
-    state = _read_tensors(path)
-    state = state.get('state_dict', state) if isinstance(state, Mapping) else {}
-    return {key: value for key, value in state.items() if torch.is_tensor(value)}
+    return _find_state(_read_tensors(path))
 
 
 def load_fan(weights: Mapping[str, Tensor] | Path | str, trust: bool = False) -> StackedHourglass:

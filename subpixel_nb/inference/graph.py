@@ -182,7 +182,7 @@ def _tidy(model: Any) -> None:
 def onnx_model(program: ExportedProgram, told: dict[str, str], opset: int = 18) -> Any:
     """An `onnx.ModelProto` of an exported graph, checked by ONNX; `told` becomes its metadata.
 
-    Raises ImportError without the extra [onnx], ValueError for an opset below 18."""
+    Raises ImportError without the extra [onnx], ValueError for an opset below 18, or one that cannot be written."""
     try:
         import onnx
         import onnxscript  # noqa: F401 -- PyTorch's exporter writes with it: missing, it is named here
@@ -201,6 +201,12 @@ def onnx_model(program: ExportedProgram, told: dict[str, str], opset: int = 18) 
         )
     assert exported is not None  # with dynamo=True there is always a program
     model = exported.model_proto
+    written = next(o.version for o in model.opset_import if not o.domain)
+    if written != opset:
+        raise ValueError(
+            f'opset: asked for {opset}, and the exporter could only write {written}. onnx {onnx.__version__} knows the '
+            f'opsets up to {onnx.defs.onnx_opset_version()}; runtimes read older ones, so 18 is a safe choice'
+        )
     _tidy(model)
     for key, value in told.items():
         model.metadata_props.add(key=key, value=value)

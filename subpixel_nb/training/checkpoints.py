@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVALUATION_FIELDS', 'FORMAT', 'Position', 'save_state', 'load_state', 'save_weights', 'shipped_models',
-           'find_checkpoint', 'load_weights', 'evaluation_config', 'start_from', 'fingerprint', 'open_run',
-           'read_metrics']
+           'find_checkpoint', 'plain_names', 'load_weights', 'evaluation_config', 'start_from', 'fingerprint',
+           'open_run', 'read_metrics']
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #8bc846ae
 import fcntl
@@ -16,7 +16,7 @@ import re
 import shutil
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.resources import files
@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..core import unknown, write_atomic
+from ..core import shorten, unknown, write_atomic
 from ..data.crops import Faces
 from ..data.datasets import Dataset
 from ..model.hourglass import StackedHourglass
@@ -42,13 +42,28 @@ def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> Non
     write_atomic(path, lambda temporary: temporary.write_bytes(save(tensors, about)))
 
 
+def _is_pickle(path: Path) -> bool:
+    "Whether a file begins as those of torch.save do: as a zip archive, or as a pickle."
+    with open(path, 'rb') as file:
+        start = file.read(4)
+    protocol = start[:1] == b'\x80' and start[1:2] <= b'\x05' and start[2:3] > b'\x00'  # else a header's length
+    return start == b'PK\x03\x04' or protocol
+
+
 def _read(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     "Metadata and tensors of a safetensors file. ValueError with `advice` if it is none, or is cut short."
     try:
         with safe_open(path, 'pt') as file:
             return file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
     except (SafetensorError, OSError, ValueError) as e:
-        raise ValueError(f'{path}: not a readable safetensors file ({e}). {advice}.') from e
+        if path.is_file() and _is_pickle(path):
+            raise ValueError(
+                f'{path}: not a readable safetensors file but a pickle, as torch.save writes it. None is opened here, '
+                'since a pickle can run code. Weights of FAN (face-alignment) become a checkpoint by '
+                f'"python -m subpixel_nb.fan {path} FOLDER". For others, write the state dict with '
+                'safetensors.torch.save_file where you trust the file, or train again.'
+            ) from e
+        raise ValueError(f'{path}: not a readable safetensors file ({shorten(e, 300)}). {advice}.') from e
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #fa0a3eb3
 class Position(NamedTuple):
@@ -138,6 +153,14 @@ def find_checkpoint(given: Path | str) -> Path:
         f'{", ".join(models) or "none in this installation"}'
     )
 
+# %% ../../nbs/4_training/03_checkpoints.ipynb #028434ee
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "The tensors of a state dict without the prefix that DataParallel or torch.compile puts before every name."
+    for prefix in ('module.', '_orig_mod.') * 2:  # each may stand inside the other
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
 # %% ../../nbs/4_training/03_checkpoints.ipynb #c4a85a47
 def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
     """The trained network that `path` names (see `find_checkpoint`), in eval mode, and its config.
@@ -150,10 +173,11 @@ def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
     try:
         config = Config(**json.loads(about['config']))
         net = build_network(config, int(about['points']))
-        net.load_state_dict(tensors)
+        net.load_state_dict(plain_names(tensors))
     except (RuntimeError, KeyError, TypeError, ValueError) as e:
         raise ValueError(
-            f'{path}: its weights do not fit the network that its config describes ({e}). Train again, or take another'
+            f'{path}: its weights do not fit the network that its config describes ({shorten(e, 400)}). Train again, '
+            'or take another'
         ) from e
     return net.eval(), config
 
@@ -215,7 +239,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     try:
         about = json.loads(path.read_text())
     except ValueError as e:
-        raise ValueError(f'{path}: not readable ({e}). Put it back, or name another output.') from e
+        raise ValueError(f'{path}: not readable ({shorten(e, 300)}). Put it back, or name another output.') from e
     if not isinstance(about, dict):
         raise ValueError(f'{path}: not the config of a run. Put it back, or name another output.')
     return about
@@ -239,7 +263,7 @@ def _claim(folder: Path, about: dict[str, Any], epochs: int) -> dict[str, Any]:
     ]
     if changed:
         raise ValueError(
-            f'{folder} holds another run ({"; ".join(changed)}). Name another output, or set resume to '
+            f'{folder} holds another run ({shorten("; ".join(changed), 600)}). Name another output, or set resume to '
             'False to delete that run and start anew.'
         )
     made = before.get('format', 1)

@@ -18,7 +18,7 @@ import torch
 import subpixel_nb.data.releases  # importing these modules adds their datasets to the catalogue
 import subpixel_nb.data.synthetic  # noqa: F401 (imported for the same reason)
 from ..codec.geometry import CROPS
-from ..core import unknown
+from ..core import shorten, unknown
 from ..data.datasets import find_dataset
 from ..data.wild import STEP_SETS
 from ..model.augmentation import AUGMENTS
@@ -90,7 +90,8 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
     if type(value) is kind or (kind is float and type(value) is int):
         return
     hint = _SPELLINGS.get(kind, '') if isinstance(value, str) else ''
-    raise ValueError(f'{name}: expected {kind.__name__}, got {type(value).__name__} {value!r}.{hint}')
+    given = shorten(repr(value), 200)
+    raise ValueError(f'{name}: expected {kind.__name__}, got {type(value).__name__} {given}.{hint}')
 
 # %% ../../nbs/4_training/02_recipe.ipynb #3d772125
 def step_schedule(progress: float) -> float:
@@ -168,8 +169,8 @@ def configure(**parameters: Any) -> Config:
     return config
 
 # %% ../../nbs/4_training/02_recipe.ipynb #30f7df40
-def job_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
-    "The plain variables of a notebook so far: what its parameters' cells have set. IPython's own names are left out."
+def _plain_variables(namespace: dict[str, Any]) -> dict[str, Any]:
+    "The variables of a notebook that are neither functions, classes, modules nor IPython's own."
     own = ('In', 'Out', 'get_ipython', 'exit', 'quit', 'open')
 
     def plain(name: str, value: Any) -> bool:
@@ -178,6 +179,27 @@ def job_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
         return not callable(value) and type(value).__name__ != 'module'
 
     return {name: value for name, value in namespace.items() if plain(name, value)}
+
+
+def job_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a job: the plain variables of a notebook whose parameters' cell is the last that ran.
+
+    ValueError for one that the cell does not declare, with the nearest first, and for a value of another type; None is
+    of any type. Whole numbers become text where text is declared, since papermill reads `-p output 7` as a number."""
+    values, declared = _plain_variables(namespace), namespace.get('__annotations__')
+    if declared is None:
+        return values
+    for name in values:
+        if name not in declared and not namespace.get('_parameters_were_read'):
+            raise unknown('parameter', name, declared)
+    namespace['_parameters_were_read'] = True  # later cells make variables, too: this cell may be run a second time
+    values = {name: values[name] for name in declared if name in values}
+    for name, value in values.items():
+        if declared[name] is str and type(value) is int:
+            namespace[name] = values[name] = str(value)
+        else:
+            _check_type(name, value, declared[name] | None)
+    return values
 
 # %% ../../nbs/4_training/02_recipe.ipynb #2308a586
 def build_network(config: Config, points: int, method: Method | None = None) -> StackedHourglass:

@@ -232,6 +232,50 @@ def test_broken_files(small, tmp_path, name):
         load_fan(path)
 
 
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda state: {'model': state},
+        lambda state: {'epoch': 3, 'model_state_dict': state, 'optimizer': {'state': {0: {'step': torch.ones(1)}}}},
+        lambda state: {'checkpoint': {'net': {f'module.{k}': v for k, v in state.items()}}},
+    ],
+)
+def test_a_state_dict_inside_of_others(small, tmp_path, wrap):
+    "From a file and from memory, under whatever name, however deep."
+    state = fan_state(small)
+    torch.save(wrap(state), tmp_path / 'a.pth')
+    for given in (tmp_path / 'a.pth', wrap(state)):
+        assert same(list(fan_state(load_fan(given)).values()), list(state.values()))
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_damaged_download_is_called_damaged(small, tmp_path, legacy):
+    "Cut short, of another hash than its name says, or a page of the server instead: not a matter of trust."
+    path = tmp_path / '2DFAN4-11f355bf06.pth.tar'
+    torch.save(fan_state(small), path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:300], b'<!DOCTYPE html><html>Quota exceeded</html>', b''):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match='damaged or cut short.* sha256 should begin with 11f355bf06') as told:
+            load_fan(path)
+        assert str(path) in str(told.value) and 'trust' not in str(told.value) and 'Download it' in str(told.value)
+
+
+def test_a_damaged_archive_of_any_kind_is_named(small, tmp_path):
+    "Bytes changed at random, most of them where the file says what it holds."
+    rng, path = np.random.default_rng(0), tmp_path / 'a.pth'
+    torch.save(fan_state(small), path)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for place in (0, len(whole) - 3000):
+        for _ in range(20):
+            changed = whole.copy()
+            changed[rng.integers(place, place + 3000, 40)] = rng.integers(0, 256, 40)
+            path.write_bytes(changed.tobytes())
+            with pytest.raises(ValueError, match='a.pth: |FAN of'):
+                load_fan(path)
+                raise ValueError('FAN of: read, the damage is elsewhere')
+
+
 def test_absent_and_strange_files(tmp_path):
     with pytest.raises(FileNotFoundError, match='no weights.*torch/hub/checkpoints.*2DFAN4'):
         load_fan(tmp_path / 'a.pth')

@@ -298,6 +298,21 @@ def test_old_opsets(program):
         onnx_model(program, {}, 17)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('opset', [30, 99])
+def test_an_opset_that_does_not_exist_yet(program, opset):
+    "PyTorch's exporter writes another one without a word."
+    pytest.importorskip('onnxscript'), pytest.importorskip('onnx')
+    with pytest.raises(ValueError, match=f'opset: asked for {opset}, and the exporter could only write 18'):
+        onnx_model(program, {}, opset)
+
+
+@pytest.mark.slow
+def test_a_later_opset_is_written(program):
+    pytest.importorskip('onnxscript'), pytest.importorskip('onnx')
+    assert [o.version for o in onnx_model(program, {}, 20).opset_import if not o.domain] == [20]
+
+
 # Files
 
 

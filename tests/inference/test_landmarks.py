@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from subpixel_nb.data.datasets import read_pts
+from subpixel_nb.data.datasets import DataError, read_pts
 from subpixel_nb.inference.landmarks import (
     Landmarks,
     as_coco,
@@ -16,6 +16,7 @@ from subpixel_nb.inference.landmarks import (
     check_output,
     joined,
     pts_names,
+    read_boxes,
     save_landmarks,
 )
 
@@ -195,3 +196,51 @@ def test_rows_are_picked_and_joined():
         and none.score.shape == (0, 68)
     )
     assert as_table(none).empty and as_coco(none)['annotations'] == []
+
+
+# Boxes from a file
+
+
+def boxes_file(path, text: str, encoding: str = 'utf-8'):
+    path.write_text(text, encoding)
+    return path
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+def test_boxes_of_photos_and_of_frames(tmp_path, encoding):
+    "In any order of columns and rows, with others between; names that are numbers stay names."
+    text = 'score,photo,x1,y1,x2, y2\n1,7,1,2,3,4\n1,a/b.jpg,5,6,7,8\n1,7,9,10,11,12.5\n'
+    found = read_boxes(boxes_file(tmp_path / 'a.csv', text, encoding))
+    assert {name: box.tolist() for name, box in found.items()} == {
+        '7': [[1, 2, 3, 4], [9, 10, 11, 12.5]],
+        'a/b.jpg': [[5, 6, 7, 8]],
+    }
+    frames = boxes_file(tmp_path / 'b.csv', 'photo,x1,y1,x2,y2\n0,1,2,3,4\n12,1,2,3,4\n', encoding)
+    assert list(read_boxes(frames, frames=True)) == [0, 12]
+
+
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        (
+            'image,left,top,right,bottom\na.jpg,1,2,3,4\n',
+            'a.csv:1: expected the columns photo, x1, y1, x2, y2, got image',
+        ),
+        ('photo,x1,y1,x2,h\na.jpg,1,2,3,4\n', 'got photo, x1, y1, x2, h: no y2'),
+        ('photo;x1;y1;x2;y2\na.jpg;1;2;3;4\n', 'no photo .separate them by commas'),
+        ('photo\tx1\ty1\tx2\ty2\na.jpg\t1\t2\t3\t4\n', 'no photo .separate them by commas'),
+        ('photo,x1,y1,x2,y2\na.jpg,1,2,3,4\nb.jpg,1,two,3,4\n', 'a.csv:3: x1, y1, x2, y2: expected four numbers'),
+        ('photo,x1,y1,x2,y2\na.jpg,1,2,3,\n', 'a.csv:2: x1, y1, x2, y2: expected four numbers'),
+        ('photo,x1,y1,x2,y2\n,1,2,3,4\n', 'a.csv:2: photo: expected a name, got nan'),
+        ('', 'a.csv: not a CSV file in UTF-8'),
+    ],
+)
+def test_boxes_that_cannot_be_read(tmp_path, text, said):
+    with pytest.raises(DataError, match=said):
+        read_boxes(boxes_file(tmp_path / 'a.csv', text))
+
+
+def test_boxes_of_a_film_name_frames(tmp_path):
+    path = boxes_file(tmp_path / 'a.csv', 'photo,x1,y1,x2,y2\nfilm.mp4,1,2,3,4\n')
+    with pytest.raises(DataError, match="a.csv:2: photo: expected the number of a frame, got 'film.mp4'"):
+        read_boxes(path, frames=True)

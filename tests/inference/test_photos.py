@@ -345,3 +345,51 @@ def test_a_square_over_the_border_is_black_beyond():
 def test_squares_that_do_not_fit(square):
     with pytest.raises(DataError, match='x: (a face in|expected) a (finite )?square'):
         cut_square(read_photo(np.zeros((50, 60), np.uint8), 'x'), square, 32)
+
+
+# What people hand over instead of a photo
+
+
+@pytest.mark.parametrize('read', [read_photo, list_photos])
+@pytest.mark.parametrize(
+    'source, said',
+    [
+        ('https://example.org/a.jpg', 'https://example.org/a.jpg: a URL, and only files are read'),
+        ('s3://bucket/a.jpg', 's3://bucket/a.jpg: a URL'),
+        ('photos/*.jpg', r'photos/\*.jpg: no such photo or folder: a pattern; give the folder'),
+        ('photos/0[12].jpg', 'a pattern; give the folder'),
+        ('nowhere.jpg', 'nowhere.jpg: no such photo or folder$'),
+    ],
+)
+def test_paths_that_are_none(read, source, said):
+    with pytest.raises(FileNotFoundError, match=said):
+        read(source)
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(colours, tmp_path):
+    (tmp_path / 'a[1].png').write_bytes(png(Image.fromarray(colours)))
+    assert (read_photo(tmp_path / 'a[1].png').pixels == colours).all()
+    assert [name for name, _ in list_photos(str(tmp_path / 'a[1].png'))] == ['a[1].png']
+
+
+def test_a_generator_is_told_to_become_a_list(tmp_path):
+    [(_, one)] = list_photos(tmp_path / name for name in ('a.jpg', 'b.jpg'))
+    for several in (one, {'a.jpg', 'b.jpg'}, map(str, 'ab')):
+        with pytest.raises(DataError, match=r'got (generator|set|map). For several photos give a list: list\(...\)'):
+            read_photo(several)
+
+
+@pytest.mark.filterwarnings('error')
+def test_nothing_is_left_open_and_nothing_warns(colours, tmp_path):
+    "A file handed over is closed, since its caller cannot; one in memory stays open. Arrays that are read-only do."
+    (tmp_path / 'a.png').write_bytes(png(Image.fromarray(colours)))
+    file = open(tmp_path / 'a.png', 'rb')
+    assert (read_photo(file).pixels == colours).all() and file.closed
+    memory = io.BytesIO(png(Image.fromarray(colours)))
+    assert (read_photo(memory).pixels == colours).all() and not memory.closed
+    colours.setflags(write=False)
+    assert (read_photo(colours).tensor().movedim(0, -1).numpy() == colours).all()
+    assert (read_photo(read_photo(colours).pixels).pixels == colours).all()
+    floats = np.float32(colours / 255)
+    floats.setflags(write=False)
+    assert (read_photo(floats).pixels == colours).all()

@@ -17,6 +17,7 @@ from subpixel_nb.training.machine import (
     autocast,
     best_device,
     compiled,
+    find_device,
     keep_memory,
     processes,
     rest_threads,
@@ -268,3 +269,30 @@ def test_an_error_of_the_function_itself_is_no_failed_compilation():
     loss = compiled(lambda x: x.undefined, CPU, 'on')
     with pytest.raises(AttributeError, match='undefined'):
         loss(torch.zeros(1))
+
+
+# Devices that a user names
+
+
+def test_devices_that_are_there():
+    assert find_device() == best_device() and find_device('cpu') == find_device(CPU) == CPU
+    assert find_device('meta').type == 'meta'
+
+
+@pytest.mark.parametrize('given', ['gpu', 'CUDA', 'cdua', '', 0, 1.5])
+def test_a_device_of_no_known_kind(given):
+    with pytest.raises(ValueError, match='unknown device .*; known: .*cuda'):
+        find_device(given)
+
+
+@pytest.mark.parametrize('given', ['cuda:99', torch.device('cuda:99'), 'cuda:x', 'xpu', 'mps'])
+def test_a_device_that_this_machine_does_not_have(given):
+    "No machine of the tests has 100 GPUs, nor one of Intel's or Apple's."
+    with pytest.raises(ValueError, match='device .* cannot be used here .*This machine has: cpu'):
+        find_device(given)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has CUDA')
+def test_cuda_without_cuda():
+    with pytest.raises(ValueError, match=r"device 'cuda' cannot be used here \(.*CUDA.*\). This machine has: cpu$"):
+        find_device('cuda')
