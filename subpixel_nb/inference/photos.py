@@ -145,8 +145,12 @@ def _from_file(source: Any, name: str, upright: bool) -> tuple[Image.Image, bool
 
 # %% ../../nbs/6_inference/01_photos.ipynb #5d3dab77
 def find_path(given: Path | str) -> Path:
-    "The path of a file or folder. FileNotFoundError where it is not there, and for a URL or a pattern."
+    """The path of a file or folder.
+
+    FileNotFoundError where it is not there, and for a URL or a pattern. ValueError for an empty text."""
     path, text = Path(given).expanduser(), str(given)
+    if not text.strip():
+        raise ValueError("an empty path where a photo or a folder is expected ('.' is the working folder)")
     if re.match(r'[a-z][a-z0-9+.-]+:/', text, re.I):
         raise FileNotFoundError(f'{text}: a URL, and only files are read; download the photo first')
     if not path.exists():

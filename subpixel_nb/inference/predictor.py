@@ -40,7 +40,7 @@ from subpixel_nb.codec.geometry import (
     translation,
     warp,
 )
-from ..core import unknown
+from ..core import shorten, unknown
 from ..data.datasets import SCHEMES, DataError, Scheme
 from ..evaluation.uncertainty import Covariances
 from .detection import KNOWN_DETECTORS, Detections, Detector, as_detections, find_detector
@@ -60,7 +60,7 @@ from ..model.hourglass import StackedHourglass
 from ..model.rivals import split_output
 from ..model.siamese import merge
 from ..training.checkpoints import find_checkpoint, load_weights
-from ..training.machine import autocast, best_device
+from ..training.machine import autocast, find_device
 from ..training.recipe import Config
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #db945039
@@ -108,18 +108,48 @@ def view_heatmaps(
     return restore(network(images), view, permutation)
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #403fe02a
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < np.inf
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_factor(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, Tensor) and bool((value > 0).all()))
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = dict(
+    tau=(_is_number, 'a positive number'),
+    window=(lambda value: _is_count(value) and value % 2 == 1, 'an odd whole number'),
+    sigma=(_is_number, 'a positive number'),
+    flip=(lambda value: type(value) is bool, 'True or False'),
+    batch=(_is_count, 'a whole number of at least 1'),
+    passes=(_is_count, 'a whole number of at least 1'),
+    smallest=(_is_number, 'a positive number of px'),
+    inflate=(_is_factor, 'a positive number, or a tensor of them'),
+    detector=(callable, 'a name or a function'),
+    crop=(lambda value: isinstance(value, Crop), 'a name or a Crop'),
+    scheme=(lambda value: isinstance(value, Scheme), 'a Scheme'),
+)  # option -> whether a value is allowed, and what is expected
+
+# %% ../../nbs/6_inference/04_predictor.ipynb #237edb5d
 def _check_options(options: 'Options') -> None:
     "ValueError at the first option whose value is not allowed; for an unknown name it lists the known ones."
     names: list[tuple[str, Any]] = [('decoder', DECODERS), ('precision', ('auto', 'bf16', 'float32'))]
     names += [(name, known) for name, known in (('crop', CROPS), ('detector', KNOWN_DETECTORS))]
+    named = set()
     for name, known in names:
         value = getattr(options, name)
-        if (isinstance(value, str) or name in ('decoder', 'precision')) and value not in known:
-            raise unknown(name, value, known)
-    for name in ('batch', 'passes'):
-        value = getattr(options, name)
-        if not (type(value) is int and value >= 1) and not (name == 'passes' and value is None):
-            raise ValueError(f'{name}: expected a whole number of at least 1, got {value!r}')
+        if isinstance(value, str) or name in ('decoder', 'precision'):
+            named.add(name)
+            if value not in known:
+                raise unknown(name, value, known)
+    for name, (allowed, expected) in _CHECKS.items():
+        value, may_be_none = getattr(options, name), name not in ('flip', 'batch')
+        if name not in named and not (value is None and may_be_none) and not allowed(value):
+            raise ValueError(f'{name}: expected {expected}, got {type(value).__name__} {shorten(repr(value), 100)}')
     for degrees, scale in options.views:
         if not (abs(degrees) <= 30 and 0.85 <= scale <= 1.15):
             raise ValueError(
@@ -202,7 +232,7 @@ class CropReader:
                 f'flip: the mirror pairs of {scheme.name} are not known. Give the scheme (datasets.read_scheme), '
                 'or leave flip out'
             )
-        self.device, self.covariances = torch.device(options.device or best_device()), covariances
+        self.device, self.covariances = find_device(options.device), covariances
         self.net, self.config, self.options = net.to(self.device).eval(), config, options
         self.size = config.size  # side of the network's view, px
         self.margin = round(5 / 16 * self.size) if options.views else 0  # px around it that turned views may need
@@ -274,7 +304,7 @@ def _as_boxes(name: str, values: Any) -> Tensor:
         raise ValueError(
             f'{name}: boxes are x1 y1 x2 y2 in px, finite, with x1 < x2 and y1 < y2; got {values.tolist()}'
         )
-    return torch.from_numpy(flat)
+    return torch.from_numpy(flat.copy())  # the caller's array may be read-only
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #606169cc
 def box_of_square(squares: Tensor, crop: str | Crop, rolls: Tensor | None = None) -> Tensor:

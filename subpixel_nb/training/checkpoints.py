@@ -140,7 +140,7 @@ def find_checkpoint(given: Path | str) -> Path:
 
     FileNotFoundError lists the models that ship."""
     path = Path(given).expanduser()
-    if path.is_dir():
+    if path.is_dir() and str(given).strip():  # an empty text, as of an unset variable, is not the working folder
         path = path / 'weights.safetensors'
     if path.is_file():
         return path

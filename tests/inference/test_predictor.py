@@ -428,6 +428,52 @@ def test_a_checkpoint_keeps_the_covariances_that_were_learnt_for_it(tmp_path):
     assert torch.allclose(Predictor((net, config))(photo, boxes=box).covariance[0][known], fitted[known])
 
 
+@pytest.mark.parametrize(
+    'option, said',
+    [
+        (dict(flip='no'), "flip: expected True or False, got str 'no'"),
+        (dict(flip=None), 'flip: expected True or False, got NoneType None'),
+        (dict(tau='10'), "tau: expected a positive number, got str '10'"),
+        (dict(tau=0), 'tau: expected a positive number, got int 0'),
+        (dict(tau=True), 'tau: expected a positive number, got bool True'),
+        (dict(window=4), 'window: expected an odd whole number, got int 4'),
+        (dict(sigma=math.nan), 'sigma: expected a positive number, got float nan'),
+        (dict(smallest=-5), 'smallest: expected a positive number of px, got int -5'),
+        (dict(inflate=-1), 'inflate: expected a positive number'),
+        (dict(inflate=torch.tensor([1.0, 0.0])), 'inflate: expected a positive number, or a tensor'),
+        (dict(detector=3), 'detector: expected a name or a function, got int 3'),
+        (dict(crop=1.2), 'crop: expected a name or a Crop, got float 1.2'),
+        (dict(scheme='68'), "scheme: expected a Scheme, got str '68'"),
+        (dict(device='gpu'), "unknown device 'gpu'"),
+    ],
+    ids=str,
+)
+def test_options_are_checked_when_the_predictor_is_made(option, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Predictor((Colours(), Config(size=128, depth=3)), **dict(scheme=RGB) | option)
+
+
+@pytest.mark.parametrize('empty', ['', '  '])
+def test_an_empty_path_is_not_the_working_folder(empty, tmp_path, monkeypatch):
+    read_photo(spots()).image.save(tmp_path / 'a.png')
+    save_file({}, tmp_path / 'weights.safetensors')
+    monkeypatch.chdir(tmp_path)
+    for act in (lambda: colours()(empty), lambda: read_photo(empty), lambda: colours()([empty])):
+        with pytest.raises(ValueError, match='an empty path where a photo or a folder is expected'):
+            act()
+    with pytest.raises(FileNotFoundError, match='no weights there'):
+        Predictor(empty)
+    assert colours()('.', boxes=[BOX]).names == ['a.png']
+
+
+def test_a_read_only_array_of_boxes_is_no_one_elses_warning():
+    boxes = BOX.numpy().copy()
+    boxes.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        colours()(spots(), boxes=boxes)
+
+
 # Faces that lean
 
 
