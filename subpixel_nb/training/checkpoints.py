@@ -115,17 +115,22 @@ def save_weights(
     config: Config,
     faces: Faces | Dataset,
     dtype: torch.dtype = torch.float32,
+    *,
     covariances: dict[str, Any] | None = None,
+    terms: str = '',
 ) -> None:
     """Write the network alone, with its config and the landmark scheme's name.
 
     `dtype`: of the numbers in the file; bfloat16 halves its size (`load_weights` returns float32 in any case).
-    `covariances`: what lesson 5.5 learnt of the network's errors, as plain numbers (`Covariances.as_dict`)."""
+    `covariances`: what lesson 5.5 learnt of the network's errors, as plain numbers (`Covariances.as_dict`).
+    `terms`: on which the network may be used; whoever loads it is told."""
     if faces.scheme is None:
         raise ValueError('save_weights: the faces have no landmark scheme, and the file must name one.')
     about = dict(config=json.dumps(asdict(config)), scheme=faces.scheme.name, points=str(faces.scheme.points))
     if covariances is not None:
         about['covariances'] = json.dumps(covariances)
+    if terms:
+        about['terms'] = terms
     _write(path, {k: v.to(dtype) if v.is_floating_point() else v for k, v in net.state_dict().items()}, about)
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #b1e7dfe2
@@ -165,7 +170,8 @@ def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
     """The trained network that `path` names (see `find_checkpoint`), in eval mode, and its config.
 
-    FileNotFoundError if there is none; ValueError if the file is damaged, or was not written by `save_weights`."""
+    Warns where its use is restricted. FileNotFoundError if there is none; ValueError if the file is damaged, or was not
+    written by `save_weights`."""
     path = find_checkpoint(path)
     about, tensors = _read(path, 'Copy it again, or train again')
     if 'config' not in about:
@@ -179,6 +185,8 @@ def load_weights(path: Path | str) -> tuple[StackedHourglass, Config]:
             f'{path}: its weights do not fit the network that its config describes ({shorten(e, 400)}). Train again, '
             'or take another'
         ) from e
+    if 'terms' in about:
+        warnings.warn(f'{path.stem}: {about["terms"]}', stacklevel=2)
     return net.eval(), config
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #2c04b7ee

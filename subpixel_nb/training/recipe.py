@@ -148,7 +148,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     | dict(limit=800, test_every=3),
 }
 RECIPES |= {name: RECIPES['synthetic'] | dict(test_every=12) for name in STEP_SETS}
-RECIPES['synthetic-wild'] = RECIPES['synthetic'] | dict(width=64, epochs=16, limit=4000, test_every=16)
+RECIPES['synthetic-wild'] = RECIPES['synthetic'] | dict(
+    width=64, epochs=18, limit=8000, augment='strong', test_every=18
+)
 
 # %% ../../nbs/4_training/02_recipe.ipynb #b1db47d0
 def configure(**parameters: Any) -> Config:

@@ -619,7 +619,7 @@ def test_other_landmark_counts(tmp_path):
         (dict(decoder='gausian'), "unknown decoder 'gausian'; known: gaussian"),
         (dict(precision='half'), "unknown precision 'half'"),
         (dict(crop='papr'), 'unknown crop'),
-        (dict(batch=0), 'batch: expected a whole number of at least 1, got 0'),
+        (dict(batch=0), 'batch: expected a whole number of at least 1, got int 0'),
         (dict(passes=0), 'passes'),
         (dict(batch=2.0), 'batch'),
         (dict(views=[(45.0, 1.0)]), 'views: expected up to 30 degrees'),
