@@ -771,6 +771,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                        'subpixel_nb.data.wild.WildHead.teeth': ( '2_data/wild.html#wildhead.teeth',
                                                                                  'subpixel_nb/data/wild.py'),
                                        'subpixel_nb.data.wild._camera': ('2_data/wild.html#_camera', 'subpixel_nb/data/wild.py'),
+                                       'subpixel_nb.data.wild._habits': ('2_data/wild.html#_habits', 'subpixel_nb/data/wild.py'),
                                        'subpixel_nb.data.wild._light': ('2_data/wild.html#_light', 'subpixel_nb/data/wild.py'),
                                        'subpixel_nb.data.wild._loose': ('2_data/wild.html#_loose', 'subpixel_nb/data/wild.py'),
                                        'subpixel_nb.data.wild._make': ('2_data/wild.html#_make', 'subpixel_nb/data/wild.py'),

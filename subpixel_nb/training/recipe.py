@@ -148,9 +148,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     | dict(limit=800, test_every=3),
 }
 RECIPES |= {name: RECIPES['synthetic'] | dict(test_every=12) for name in STEP_SETS}
-RECIPES['synthetic-wild'] = RECIPES['synthetic'] | dict(
-    width=64, epochs=18, limit=8000, augment='strong', test_every=18
-)
+_SHIPPED = RECIPES['synthetic'] | dict(width=64, epochs=18, limit=8000, augment='strong', test_every=18)
+RECIPES |= {'synthetic-marks': _SHIPPED, 'synthetic-wild': _SHIPPED}
 
 # %% ../../nbs/4_training/02_recipe.ipynb #b1db47d0
 def configure(**parameters: Any) -> Config:

@@ -259,7 +259,8 @@ for work in (lambda: next(r.read_frames('x')), lambda: r.count_frames('x')):
         == (
             '300vw-a 300vw-b 300vw-c 300w 300w-lp 300w-private aflw aflw-frontal coco coco-base1 coco-wholebody '
             'cofw cofw68 csv csv-base1 folder menpo menpo-list menpo-list-base1 synthetic synthetic-camera '
-            'synthetic-light synthetic-loose synthetic-people synthetic-slide synthetic-things synthetic-wild wflw'
+            'synthetic-light synthetic-loose synthetic-marks synthetic-people synthetic-slide '
+            'synthetic-things synthetic-wild wflw'
         ).split()
     ), done.stderr
     assert errors == ["reading videos needs PyAV: pip install 'subpixel_nb[video]'"] * 2, done.stderr

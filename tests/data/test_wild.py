@@ -43,7 +43,7 @@ def test_each_step_changes_pictures_and_landmarks_only_where_it_should(step):
         changed.append((plain[0] != wild[0]).any())
         if step in PIXELS:
             assert (plain[1] == wild[1]).all()
-    assert np.mean(changed) > (0.9 if step in ('camera', 'light', 'loose', 'marks') else 0.3)
+    assert np.mean(changed) > (0.9 if step in ('camera', 'light', 'loose', 'marks', 'habits') else 0.3)
 
 
 def draw_all(p):
@@ -58,7 +58,7 @@ def test_a_step_is_the_same_whatever_other_steps_there_are():
 
 
 def test_people_mark_a_turned_face_elsewhere():
-    "At a yaw of 30 degrees, annotated points of the far jaw lie 1 cm higher, of the near jaw lower; from the front none moves."
+    "At a yaw of 30 degrees annotated points of the far jaw lie 1 cm higher, of the near jaw lower; from the front 0."
     front, turned = (Wild(yaw=yaw, marked=1.0).head(90) for yaw in (0.0, 30.0))
     assert (front.marks == front.points).all() and (Wild(yaw=30.0).head(90).marks == turned.points).all()
     moved = turned.marks - turned.points
@@ -68,6 +68,9 @@ def test_people_mark_a_turned_face_elsewhere():
     assert np.allclose(mirrored.marks - mirrored.points, moved[permutation] * (-1, 1))
     leaning = Wild(yaw=30.0, roll=90.0, marked=1.0).head(90)
     assert np.allclose((leaning.marks - leaning.points)[8], (0, 1.1))
+    habit = Wild(habit=1.0).head(90)
+    shift = habit.marks - habit.points
+    assert shift[8].tolist() == [0, -0.25] and np.allclose(shift[permutation] * (-1, 1), shift)
     points = draw_portrait(Wild(yaw=30.0, marked=1.0), 128)[1]
     scale, shift = turned.placement(128, 40)
     assert np.allclose(points, scale * turned.marks + shift)
@@ -173,6 +176,7 @@ def test_the_catalogue_serves_every_step():
         'synthetic-people',
         'synthetic-things',
         'synthetic-loose',
+        'synthetic-marks',
         'synthetic-wild',
     ]
     assert (
@@ -205,7 +209,7 @@ def test_an_unknown_step_is_named():
 
 @pytest.mark.slow
 def test_the_job_orders_the_steps(tmp_path):
-    "Two of the eight trainings, as small as can be, on drawn faces: kept with their commands, and shown."
+    "Two of the nine trainings, as small as can be, on drawn faces: kept with their commands, and shown."
     out = tmp_path / 'out.ipynb'
     words = [str(SCRIPTS / 'papermill'), 'nbs/realism.ipynb', str(out), '--no-progress-bar']
     for name, value in dict(
@@ -222,7 +226,7 @@ def test_the_job_orders_the_steps(tmp_path):
     text = ''.join(
         ''.join(o.get('text', '')) for c in json.loads(out.read_text())['cells'] for o in c.get('outputs', [])
     )
-    assert '2 of 8 trainings are kept' in text and text.count('missing python -m') == 8
+    assert '2 of 9 trainings are kept' in text and text.count('missing python -m') == 9
     kept = pd.read_csv(tmp_path / 'kept/steps.csv')
     assert (
         set(kept.training) == {'local-synthetic-0', 'local-synthetic-wild-0'} and (tmp_path / 'kept/steps.png').exists()
