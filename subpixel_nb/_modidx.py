@@ -1351,6 +1351,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                             'subpixel_nb/inference/video.py'),
                                              'subpixel_nb.inference.video._upright_pixels': ( '6_inference/video.html#_upright_pixels',
                                                                                               'subpixel_nb/inference/video.py'),
+                                             'subpixel_nb.inference.video.count_frames': ( '6_inference/video.html#count_frames',
+                                                                                           'subpixel_nb/inference/video.py'),
                                              'subpixel_nb.inference.video.draw_points': ( '6_inference/video.html#draw_points',
                                                                                           'subpixel_nb/inference/video.py'),
                                              'subpixel_nb.inference.video.next_frame_boxes': ( '6_inference/video.html#next_frame_boxes',

@@ -1,6 +1,7 @@
 "Videos written by the tests: uneven times, damage, none; spots that are followed, lost and found again."
 
 import csv
+import math
 import sys
 import warnings
 from fractions import Fraction
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_predictor import BOX, SPOTS, colours, spots
+from test_predictor import BOX, SPOTS, Colours, colours, spots
 
 from subpixel_nb.codec.geometry import landmark_box
-from subpixel_nb.data.datasets import DataError
-from subpixel_nb.inference.photos import Photo, read_photo
+from subpixel_nb.data.datasets import DataError, Scheme
+from subpixel_nb.inference.detection import Detections
+from subpixel_nb.inference.photos import Photo, read_photo, turn_about
+from subpixel_nb.inference.predictor import Predictor
 from subpixel_nb.inference.video import (
     Tracker,
+    count_frames,
     draw_points,
     next_frame_boxes,
     overlap,
@@ -23,6 +27,7 @@ from subpixel_nb.inference.video import (
     track_video,
     write_video,
 )
+from subpixel_nb.training.recipe import Config
 
 av = pytest.importorskip('av')
 
@@ -471,3 +476,52 @@ def test_frames_without_a_face_are_told(tmp_path):
     with pytest.warns(UserWarning, match='no face in 5 of 5 frames, the first is frame 0'):
         found = track_video(colours(detector=hints({}, [])), tmp_path / 'in.mkv')
     assert len(found) == 0 and found.points.shape == (0, 3, 2) and len(found.photos) == 5
+
+
+# Faces that lean
+
+
+def test_a_track_keeps_how_its_face_leans():
+    "Spots that turn by 4 degrees a frame, up to 120: followed, with the roll of the line from the first to the second."
+    scheme = Scheme('three', 3, ((0, 1),), eyes=((0,), (1,)))
+    middle = torch.tensor([99.5, 89.5], dtype=torch.float64)
+    eyes = SPOTS[1] - SPOTS[0]
+    start = math.degrees(math.atan2(eyes[1], eyes[0]))
+    tracker = Tracker(Predictor((Colours(), Config(size=128, depth=3)), scheme=scheme), BOX, every=0, pull=1.0)
+    for i in range(31):
+        points = turn_about(SPOTS, middle, torch.tensor(4.0 * i))
+        found = tracker(frame(points, i))
+        assert len(found) == 1 and (found.points[0] - points).norm(dim=-1).max() < 0.3
+    assert found.rolls.item() == pytest.approx(start + 116, abs=2)  # the roll that the frame before it showed
+
+
+def test_a_detected_lean_begins_a_track():
+    "A film that lies on its side: the detector says so once, and the track keeps it."
+    middle = torch.tensor([99.5, 89.5], dtype=torch.float64)
+    points = turn_about(SPOTS, middle, torch.tensor(90.0))
+    size = (BOX[0, 2:] - BOX[0, :2]) / 2
+    place = turn_about((BOX[0, :2] + BOX[0, 2:]) / 2, middle, torch.tensor(90.0))
+    one = torch.tensor([90.0], dtype=torch.float64)
+    seen = Detections(torch.cat([place - size, place + size])[None], torch.ones(1), one, one)
+    tracker = Tracker(colours(detector=lambda photo: seen), every=0)
+    for i in range(4):
+        found = tracker(frame(points, i))
+        assert found.rolls.tolist() == [90] and (found.points[0] - points).norm(dim=-1).max() < 0.1
+
+
+def test_a_stop_in_the_middle_of_a_film_keeps_what_was_found(tmp_path, monkeypatch):
+    write_video(tmp_path / 'in.mp4', [(i / 25, frame(SPOTS).pixels) for i in range(8)])
+    predictor, calls = colours(), []
+    look = predictor.look
+
+    def tired(*given, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return look(*given, **options)
+
+    monkeypatch.setattr(predictor, 'look', tired)
+    with pytest.warns(UserWarning, match='in.mp4: stopped; what was found in the first 4 frames is kept'):
+        found = track_video(predictor, tmp_path / 'in.mp4', tmp_path / 'out.mkv', tmp_path / 'out.csv', boxes=BOX)
+    assert len(found) == 4 and len(list(read_video(tmp_path / 'out.mkv'))) == 4
+    assert count_frames(tmp_path / 'in.mp4') == 8
