@@ -27,7 +27,7 @@ from ..model.hourglass import StackedHourglass
 from .checkpoints import load_weights
 from .loop import train
 from .machine import after_the_first, processes, rest_threads, share_cores
-from .preview import preview_run, settle_batch
+from .preview import prepare_run, settle_batch
 from .recipe import Config, configure
 
 # %% ../../nbs/4_training/06_launch.ipynb #f6bc276e
@@ -136,10 +136,7 @@ def train_from_shell(words: Sequence[str] | None = None) -> None:
         dry_run(config)
     elif 'WORLD_SIZE' not in os.environ:
         faces, test = job_faces(config)
-        config = settle_batch(config, faces)
-        if config.batch != 'auto':
-            print(preview_run(config, faces, test), flush=True)
-        launch(config, faces, test, began)
+        launch(prepare_run(config, faces, test), faces, test, began)
     else:
         _share_run(config, began)
 
@@ -160,5 +157,4 @@ def dry_run(config: Config) -> None:
     "Print the checked settings of a run and what it will take. Only the cache of crops is written."
     for name, value in asdict(config).items():
         print(f'{name:13} {value}')
-    faces, test = job_faces(config)
-    print(preview_run(settle_batch(config, faces), faces, test))
+    prepare_run(config, *job_faces(config))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['time_steps', 'disk_use', 'check_disk', 'write_bytes', 'Preview', 'describe_preview', 'preview_run', 'largest_batch',
-           'step_fits', 'settle_batch']
+           'step_fits', 'settle_batch', 'TrainingViews', 'training_views', 'prepare_run']
 
 # %% ../../nbs/4_training/05_preview.ipynb #31e1a17c
 import errno
@@ -18,12 +18,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from ..data.crops import Faces
+from ..model.augmentation import View, build_views, draw_views, random_view, restore, upright_view
 from ..model.hourglass import StackedHourglass
 from ..model.rivals import find_method
+from ..model.siamese import LossOptions, merge, view_target
 from .checkpoints import read_config, saved_position
 from subpixel_nb.training.loop import (
     Feed,
@@ -232,3 +236,42 @@ def settle_batch(config: Config, faces: Faces) -> Config:
     if together.num_processes > 1:
         sizes = gather_object(sizes)
     return replace(config, batch=min(sizes) * together.num_processes)
+
+# %% ../../nbs/4_training/05_preview.ipynb #95ff6cfb
+@dataclass(frozen=True)
+class TrainingViews:
+    "Some faces of a run's first step, as the network will see them."
+
+    names: list[str]
+    views: list[View]  # one, or two for Siamese training
+    targets: list[Tensor]  # of each view, (B, K, h, h)
+    upright: Tensor  # (B, 3, S, S) the faces without a random view
+    merged: Tensor | None  # (B, K, h, h) Eq. 6 of the targets, on the upright face; None: one view
+
+# %% ../../nbs/4_training/05_preview.ipynb #09003442
+def training_views(config: Config, faces: Faces, count: int = 4) -> TrainingViews:
+    "The random views of the first `count` faces of a run's first step, with their targets."
+    method, size = find_method(config.method), faces.size
+    plan, feed = plan_epoch(config, faces, 0, method.views), Feed(faces, torch.device('cpu'))
+    chosen, recipe = plan.order[0, :count], build_views(config.augment, size, mirror=feed.permutation is not None)
+    shape = (plan.order.shape[1], *faces.images.shape[1:])  # the views of a batch are drawn together
+    drawn = [draw_views(recipe, shape, size, seed).share(slice(count)) for seed in plan.seeds[0].tolist()]
+    crops = torch.from_numpy(np.asarray(faces.images[chosen.numpy()]))
+    truth = (faces.points[chosen], faces.visible[chosen], feed.permutation)
+    views = [random_view(recipe, d, crops, *truth, size) for d in drawn]
+    options = LossOptions(config.sigma, method.mode, config.merging)
+    targets, merged = [view_target(view, size // 4, options) for view in views], None
+    if len(views) > 1:
+        restored, seen = zip(*(restore(t, view, feed.permutation) for t, view in zip(targets, views)))
+        merged, _ = merge(restored, seen, mean=config.merging != 'sum')
+    return TrainingViews([faces.names[i] for i in chosen.tolist()], views, targets, upright_view(crops, size), merged)
+
+# %% ../../nbs/4_training/05_preview.ipynb #f409f134
+def prepare_run(config: Config, faces: Faces, test: Faces) -> Config:
+    "Settle the batch, print what the run will take, and return the config. Errors as `preview_run` and `settle_batch`."
+    config = settle_batch(config, faces)
+    if config.batch == 'auto':
+        print('The largest batch is searched once the processes have begun.', flush=True)
+    else:
+        print(preview_run(config, faces, test), flush=True)
+    return config

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import subpixel_nb.training.loop as training
 import subpixel_nb.training.preview as previewing
 from subpixel_nb.data.crops import load_faces
 from subpixel_nb.training.loop import train
-from subpixel_nb.training.preview import disk_use, largest_batch, preview_run, settle_batch
+from subpixel_nb.training.preview import disk_use, largest_batch, preview_run, settle_batch, training_views
 from subpixel_nb.training.recipe import build_network, configure
 
 SMALL = dict(dataset='synthetic', width=8, stacks=1, size=64, depth=2, epochs=2, batch=8, limit=24, precision='float32')
@@ -89,3 +90,22 @@ def test_a_run_that_goes_on_takes_the_rest(faces, tmp_path):
     half = replace(before, begins=(1, 2))
     assert half.seconds == pytest.approx(before.step_seconds + before.test_seconds)
     assert 'of which 1 and 2 steps are done' in str(half)
+
+
+@pytest.mark.parametrize('method, views', [('local', 1), ('siamese', 2)])
+def test_the_contact_sheet_shows_the_first_step(faces, tmp_path, monkeypatch, method, views):
+    "Views, points and masks are those that the loop then hands to the network, to the bit."
+    config, honest, used = configure(**SMALL, method=method, output=str(tmp_path / 'run')), training.random_view, []
+
+    def told(*args):
+        used.append(honest(*args))
+        return used[-1]
+
+    monkeypatch.setattr(training, 'random_view', told)
+    seen = training_views(config, faces[0], count=3)
+    train(replace(config, epochs=1), *faces)
+    assert len(seen.names) == 3 and len(seen.views) == len(seen.targets) == views
+    for here, there in zip(seen.views, used):
+        for name in ('images', 'points', 'visible', 'maps'):
+            assert torch.equal(getattr(here, name), getattr(there, name)[:3]), name
+    assert (seen.merged is None) == (views == 1)
