@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['Plan', 'plan_epoch', 'share_of', 'Feed', 'Trainer', 'build_trainer', 'step_loss', 'run_epoch', 'set_rate', 'predict',
            'check_scheme', 'face_errors', 'Sigterm', 'exit_stopped', 'StateKeeper', 'check_finite', 'is_measured',
-           'seconds_left', 'write_duration', 'train', 'progress_bar', 'decoder_errors', 'open_log']
+           'seconds_left', 'write_duration', 'picture_faces', 'Trackers', 'train', 'progress_bar', 'decoder_errors',
+           'open_log']
 
 # %% ../../nbs/4_training/04_loop.ipynb #969c85be
 import json
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -18,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ import kornia.augmentation as K
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, get_available_trackers
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -35,6 +39,7 @@ from ..codec.decoding import DECODERS, decode
 from ..codec.geometry import flip_permutation, from_heatmap
 from ..core import append_line, write_atomic
 from ..data.crops import Faces
+from ..data.drawing import tile_pictures
 from ..data.metrics import nme, normaliser
 from ..model.augmentation import DrawnViews, build_views, draw_views, random_view, upright_view
 from ..model.hourglass import StackedHourglass
@@ -392,6 +397,89 @@ def write_duration(seconds: float) -> str:
         return f'{seconds:.0f} s'
     return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'
 
+# %% ../../nbs/4_training/04_loop.ipynb #0413d64a
+def picture_faces(found: Tensor, faces: Faces, columns: int = 3, side: int = 192) -> bytes:
+    "A JPEG of faces, about `side` px each: true points white, points (N, K, 2) in px of `faces.points` orange."
+    larger, pictures = max(1, side // faces.size), []
+    for i, crop in enumerate(upright_view(torch.from_numpy(np.asarray(faces.images[:])), faces.size)):
+        picture = (255 * crop.numpy()).astype(np.uint8).repeat(larger, 1).repeat(larger, 2)
+        for points, colour in ((faces.points[i], (255, 255, 255)), (found[i], (255, 140, 0))):
+            places = ((points[faces.visible[i]] - faces.margin + 0.5) * larger).long().tolist()
+            for x, y in places:
+                if 0 < x < picture.shape[2] and 0 < y < picture.shape[1]:
+                    picture[:, y - 1 : y + 2, x - 1 : x + 2] = np.array(colour, np.uint8)[:, None, None]
+        pictures.append(picture)
+    return tile_pictures(*pictures, columns=columns)
+
+# %% ../../nbs/4_training/04_loop.ipynb #9947014a
+class Trackers:
+    "accelerate's trackers that a config names. They are told what the run's own files hold; only one process tells."
+
+    def __init__(self, config: Config, run: str, epochs: int, writes: bool):
+        "Tell them the first `epochs` epochs of the run with the name `run`. ValueError if one is not installed."
+        self.config, self.folder, self.told = config, config.folder, list[GeneralTracker]()
+        for name in config.trackers if writes else []:
+            if name not in map(str, get_available_trackers()):
+                raise ValueError(f'track {name}: it is not installed here. Install it with pip, or leave it out.')
+            with self._surviving(name):
+                self.told.append(_begin_tracker(name, config, run))
+        times = {row['epoch']: row for row in read_metrics(self.folder, 'times')} if self.told else {}
+        for row in read_metrics(self.folder)[:epochs] if self.told else []:
+            self.log(row, times.get(row['epoch'], {}))
+
+    @contextmanager
+    def _surviving(self, name: str) -> Iterator[None]:
+        "A tracker that fails in the block is given up, with a warning."
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001 (each tracker has errors of its own)
+            self.told = [one for one in self.told if one.name != name]
+            warnings.warn(f'track {name}: it failed, and the run goes on without it: {e!r}', stacklevel=3)
+
+    def log(self, row: dict, took: dict) -> None:
+        "Tell them the lines of an epoch in metrics.jsonl and times.jsonl, and its faces, if it has a picture of some."
+        values = {name: value for name, value in (row | took).items() if name in ('loss', 'lr', 'views_per_s')}
+        values |= {f'nme/{name}': error for name, error in row.get('nme', {}).items()}
+        for one in self.told:
+            with self._surviving(one.name):
+                one.log(values, step=row['epoch'])
+                if 'nme' in row and hasattr(one, 'log_images') and self.picture(row['epoch']).exists():
+                    layout = dict(dataformats='NHWC') if one.name == 'tensorboard' else {}
+                    image = np.asarray(Image.open(self.picture(row['epoch'])))
+                    one.log_images({'faces': image[None]}, step=row['epoch'], **layout)
+
+    def picture(self, epoch: int) -> Path:
+        "The file with the nine faces after an epoch."
+        return self.folder / 'faces' / f'{epoch:04d}.jpg'
+
+    def look(self, net: StackedHourglass, test: Faces, epoch: int, decoder: str) -> None:
+        "Keep a picture of nine test faces, evenly spread, with their points after an epoch."
+        if not self.told:
+            return
+        nine, c = test[np.unique(np.linspace(0, len(test) - 1, 9).astype(int))], self.config
+        found, _ = predict(net, nine, c.tau, c.window, c.sigma, decoders=[decoder if decoder in DECODERS else 'local'])
+        picture, path = picture_faces(list(found.values())[-1], nine), self.picture(epoch)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, lambda temporary: temporary.write_bytes(picture))
+
+    def finish(self) -> None:
+        for one in self.told:
+            with self._surviving(one.name):
+                one.finish()
+
+
+def _begin_tracker(name: str, config: Config, run: str) -> GeneralTracker:
+    "A tracker without a history, except for W&B, which knows a run by its name."
+    if name == 'tensorboard':
+        shutil.rmtree(config.folder / 'tensorboard', ignore_errors=True)
+    host = Accelerator(cpu=not torch.cuda.is_available(), log_with=name, project_dir=config.folder)
+    title, settings = ('tensorboard', None) if name == 'tensorboard' else ('subpixel_nb', asdict(config))
+    options = dict(
+        wandb=dict(id=run, resume='allow', name=config.folder.name), mlflow=dict(run_name=config.folder.name)
+    )
+    host.init_trackers(title, settings, {name: options[name]} if name in options else {})
+    return host.trackers[0]
+
 # %% ../../nbs/4_training/04_loop.ipynb #174bf9fd
 def train(config: Config, faces: Faces, test: Faces, began: float | None = None) -> StackedHourglass:
     """Train the config's network on `faces`, test it on `test` every few epochs, and return it in eval mode.
@@ -443,6 +531,7 @@ def _epochs(
     steps = len(plan_epoch(config, faces, 0).order)
     if keeper.writes and position.epoch < config.epochs:
         record_start(config, position, steps, count)
+    trackers = Trackers(config, keeper.run, position.epoch, keeper.writes)
     pace, look = 0.0, 0.0  # seconds of a step, and of measuring the test faces
     bar = progress_bar(config, steps, position, show=count == 1)
     for epoch in range(position.epoch, config.epochs):
@@ -463,6 +552,7 @@ def _epochs(
         if is_measured(config, epoch + 1):
             with keeper.idle(Position(epoch, steps, losses)):
                 row['nme'] = decoder_errors(net, test, config, accelerator, method.decoder)
+                trackers.look(net, test, epoch + 1, method.decoder)
             look = time.perf_counter() - began - took
         done = steps - position.step
         pace = took / done if done else pace
@@ -470,9 +560,11 @@ def _epochs(
         times = {'from_step': position.step, 'seconds': round(took, 2), 'views_per_s': round(views / took, 1)}
         times['seconds_left'] = round(seconds_left(config, epoch + 1, steps, pace, look), 1)
         log(row, {'epoch': epoch + 1} | times, bar)
+        trackers.log(row, times)
         position = Position(epoch + 1)
         keeper.save(position)  # after the log, so that the log has every epoch of the state
     bar.close()
+    trackers.finish()
 
 
 def progress_bar(config: Config, steps: int, position: Position, show: bool) -> tqdm:

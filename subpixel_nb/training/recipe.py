@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 import subpixel_nb.data.releases  # importing these modules adds their datasets to the catalogue
 import subpixel_nb.data.synthetic  # noqa: F401 (imported for the same reason)
@@ -60,6 +61,7 @@ class Config:
     shared_norm: bool = True  # with several processes: batch statistics over the whole batch, as in one process
     save_minutes: float = 5.0  # the state is also written so often inside an epoch
     minutes: float | None = None  # stop so many minutes after the job began; the same command then goes on
+    track: str | None = None  # also tell: tensorboard, wandb, mlflow ..., or several of them with commas between
     resume: bool = True  # continue from the folder's last state; False: delete what is there and start anew
     output: str | None = None  # the run's folder; None: runs/<dataset>-<method>
     cache: str | None = None  # where cropped faces are kept; None: $SUBPIXEL_CACHE, then ~/.cache/subpixel_nb
@@ -72,6 +74,11 @@ class Config:
     def folder(self) -> Path:
         "The run's folder."
         return Path(self.output or f'runs/{self.dataset}-{self.method}').expanduser()
+
+    @property
+    def trackers(self) -> list[str]:
+        "The names of the trackers that are told how the run goes."
+        return [name.strip() for name in self.track.split(',')] if self.track else []
 
     @property
     def tested(self) -> tuple[str, str | None]:
@@ -142,6 +149,9 @@ def check_config(config: Config) -> None:
     if config.window % 2 == 0:
         raise ValueError(f'window: expected an odd number, got {config.window}.')
     _check_batch(config)
+    for name in config.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise unknown('track', name, LOGGER_TYPE_TO_CLASS)
     multiple = 4 * 2**config.depth
     if config.size % multiple:
         raise ValueError(f'size: expected a multiple of 4 * 2**depth = {multiple}, got {config.size}.')
@@ -220,6 +230,7 @@ NOT_LEARNT = (
     'processes',
     'save_minutes',
     'minutes',
+    'track',
 )  # fields that do not change what is learnt
 
 
