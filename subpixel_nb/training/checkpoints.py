@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVALUATION_FIELDS', 'FORMAT', 'Position', 'save_state', 'load_state', 'save_weights', 'shipped_models',
            'find_checkpoint', 'load_weights', 'evaluation_config', 'start_from', 'fingerprint', 'read_config',
-           'saved_position', 'open_run', 'git_state', 'read_record', 'record_start', 'read_metrics']
+           'saved_position', 'open_run', 'is_at_work', 'git_state', 'read_record', 'record_start', 'read_metrics']
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #8bc846ae
 import fcntl
@@ -357,6 +357,18 @@ def open_run(config: Config, faces: Faces) -> Iterator[tuple[Path, str]]:
             _clear(folder)
         about = _claim(folder, dict(learnt_from(config), faces=fingerprint(faces), format=FORMAT), config.epochs)
         yield folder, hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+# %% ../../nbs/4_training/03_checkpoints.ipynb #79597f84
+def is_at_work(folder: Path | str) -> bool:
+    "Whether a process has a run's folder open now. False too where the file system has no locks."
+    try:
+        with open(Path(folder) / '.lock') as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #d00c318d
 def git_state() -> dict[str, Any] | None:
