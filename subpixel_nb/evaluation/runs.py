@@ -151,7 +151,7 @@ def describe_difference(run: Run, first: Run) -> str:
 # %% ../../nbs/5_evaluation/05_runs.ipynb #0573b2e0
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
     "A row per run: its state, how far it is, its last NME by the best decoder, time, machine, and what differs."
-    rows, differ = [], differing_settings(runs)
+    rows, differ = [], [name for name in differing_settings(runs) if name != 'epochs']  # `epochs` is a column already
     for run in runs:
         error, decoder = run.error()
         row: dict[str, Any] = dict(run=run.name, state=run.state, epochs='', nme=error, decoder=decoder)
