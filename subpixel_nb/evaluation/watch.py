@@ -33,6 +33,7 @@ from ..data.crops import Faces
 from ..data.metrics import auc, failure_rate
 from .evaluation import plot_chosen
 from subpixel_nb.evaluation.runs import (
+    STATES,
     Compared,
     Run,
     curves,
@@ -98,7 +99,7 @@ def _layout(shown: Compared) -> dict[str, Any]:
     log = 'log' if shown.y in ('loss', 'lr') else 'linear'
     axis = dict(gridcolor='rgba(128,128,128,0.25)', zerolinecolor=GREY, automargin=True)
     return dict(
-        width=640,
+        width=570,
         height=400,
         margin=dict(l=8, r=8, t=8, b=8),
         template={},
@@ -290,11 +291,11 @@ def runs_controls(folder: str) -> dict[str, widgets.Widget]:
         runs=widgets.SelectMultiple(options=[], description='runs', layout=tall, style=wide['style']),
         view=widgets.Dropdown(options=[*VIEWS, PICTURES], value='curves', description='view', **wide),
         measure=widgets.Dropdown(options=['loss'], value='loss', description='of', **wide),
-        first=widgets.Dropdown(options=[], description='compared with', **wide),
+        first=widgets.Dropdown(options=[], description='against', **wide),
         count=widgets.IntSlider(4, 1, 8, description='faces', **wide),
     )
     for kind in ('CSV', 'PNG', 'Markdown'):
-        made[kind] = widgets.Button(description=f'export {kind}', layout=widgets.Layout(width='108px'))
+        made[kind] = widgets.Button(description=f'export {kind}', layout=widgets.Layout(width='auto'))
     return made
 
 
@@ -460,8 +461,8 @@ class RunsPage:
         if not self.runs:
             missing = '' if self.folder.is_dir() else ' (there is no such folder)'
             return f'No runs in {self.folder}{missing}. train.ipynb writes them to runs/.'
-        counts = pd.Series([run.state for run in self.runs]).value_counts()
-        parts = [', '.join(f'{count} {state}' for state, count in counts.items())]
+        states = [run.state for run in self.runs]
+        parts = [', '.join(f'{states.count(state)} {state}' for state in STATES if state in states)]
         parts += [describe_difference(run, self.chosen[0]) for run in self.chosen[1:4]]
         return '. '.join([*parts, *self.notes]) + '.'
 
