@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VIEWS', 'PICTURES', 'COPY_SCRIPT', 'RUNS_STYLE', 'measures', 'sum_up', 'draw_compared', 'WholeFigure',
            'change_figure', 'plot_compared', 'as_csv', 'as_markdown', 'picture_bytes', 'plot_different_faces',
-           'CommandLine', 'runs_controls', 'write_html', 'RunsPage']
+           'CommandLine', 'runs_controls', 'write_html', 'RunsControls', 'RunsStage', 'RunsTexts', 'RunsPage']
 
 # %% ../../nbs/5_evaluation/06_watch.ipynb #a5cfd3b2
 import html
@@ -303,13 +303,9 @@ def write_html(table: pd.DataFrame) -> str:
     "A table of the page: numbers short, what is empty left empty, and every text escaped."
     return table.to_html(index=False, border=0, na_rep='', float_format=lambda v: f'{v:.4g}')
 
-# %% ../../nbs/5_evaluation/06_watch.ipynb #2884e924
-class RunsPage:
-    """The page of a folder of runs: `controls`, `runs` (all), `chosen`, `shown` (the present view), all in `view`.
-
-    plotly 7 loses changes that a figure gets before a page has drawn it. So the figure becomes a widget once a page
-    has opened, and is made anew for each page.
-    `exports`: the folder for what is exported. `seconds`: how often the files are read again while somebody looks."""
+# %% ../../nbs/5_evaluation/06_watch.ipynb #9f63594f
+class RunsControls:
+    "The widgets of a page of runs, and what they say."
 
     def __init__(self, folder: Path | str = 'runs', exports: Path | str = 'exported', seconds: float = 3.0) -> None:
         self.controls, self.readout, self.exports = runs_controls(str(folder)), make_readout(), Path(exports)
@@ -328,15 +324,6 @@ class RunsPage:
             .add_class('explorer')
             .add_class('runs')
         )
-        self.look()
-        self.controls['folder'].observe(self._react(self.look), 'value')
-        for name in ('runs', 'view', 'measure', 'first', 'count'):
-            self.controls[name].observe(self._react(self.refresh), 'value')
-        for kind in ('CSV', 'PNG', 'Markdown'):
-            self.controls[kind].on_click(self._react(partial(self.export, kind)))
-        self.readout.on_msg(lambda *_: self.renew())
-        heard = dict(tick=self._react(self.look), page=self._react(partial(self.renew, True)))
-        self.command.on_msg(lambda _widget, content, _buffers: heard[content]())
 
     def _react(self, act: Callable[[], Any]) -> Callable[..., None]:
         "An action of the page; what goes wrong is told in its sentence."
@@ -361,19 +348,6 @@ class RunsPage:
         names, first = self.controls['runs'].value, self.controls['first'].value
         return sorted((run for run in self.runs if run.name in names), key=lambda run: run.name != first)
 
-    def look(self) -> None:
-        "Read the folder again, and show it if anything has changed. This is all that a tick does."
-        runs = find_runs(self.folder)
-        if runs == self.runs and self.drawn:
-            return
-        before, self.runs = {run.name for run in self.runs}, runs
-        readable = [run.name for run in runs if run.settings]
-        kept = [name for name in self.controls['runs'].value if name in readable]
-        new = [name for name in readable if name not in before][: 8 - len(kept)]  # a new run is chosen by itself
-        labels = [(f'{run.name} ({run.state})', run.name) for run in runs if run.settings]
-        self._set(runs=(labels, tuple(name for name in readable if name in kept or name in new)))
-        self.refresh()
-
     def _set(self, **given: tuple[Sequence[Any], Any]) -> None:
         "Give controls their options and values without reacting to it."
         self.quiet = True
@@ -386,22 +360,9 @@ class RunsPage:
         finally:
             self.quiet = False
 
-    def refresh(self) -> None:
-        "Show what the controls say."
-        view, names = self.controls['view'].value, list(self.controls['runs'].value)
-        first = self.controls['first'].value
-        known, before = measures(view, self.chosen), self.controls['measure'].value
-        usual = 'loss' if view == 'curves' else 'local' if 'local' in known else known[0]
-        self._set(
-            first=(names, first if first in names else names[0] if names else None),
-            measure=(known, before if before in known else usual),
-        )
-        self.controls['count'].disabled = view != PICTURES
-        self._draw(view, self.controls['measure'].value)
-        with self.readout.hold_sync():
-            self.readout.table, self.readout.summary = write_html(self.table), self.describe()
-        record = self.chosen[0].record if self.chosen else {}
-        self.command.text = str(record.get('command', ''))
+# %% ../../nbs/5_evaluation/06_watch.ipynb #b30e9f9b
+class RunsStage(RunsControls):
+    "The figure, or the pictures, of the present view."
 
     def _draw(self, view: str, measure: str) -> None:
         "Make the figure, or the pictures, anew if what they show has changed."
@@ -449,6 +410,10 @@ class RunsPage:
         for widget in old:
             widget.close()
 
+# %% ../../nbs/5_evaluation/06_watch.ipynb #f5217b3c
+class RunsTexts(RunsStage):
+    "What a page of runs says in words, and what it writes to files."
+
     @property
     def table(self) -> pd.DataFrame:
         "All runs, a row for each; columns that are empty for all of them are left out."
@@ -495,3 +460,53 @@ class RunsPage:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict:
         return self.view._repr_mimebundle_(**kwargs) | {'text/plain': repr(self)}
+
+# %% ../../nbs/5_evaluation/06_watch.ipynb #e5b2786e
+class RunsPage(RunsTexts):
+    """The page of a folder of runs: `controls`, `runs` (all), `chosen`, `shown` (the present view), all in `view`.
+
+    plotly 7 loses changes that a figure gets before a page has drawn it. So the figure becomes a widget once a page
+    has opened, and is made anew for each page.
+    `exports`: the folder for what is exported. `seconds`: how often the files are read again while somebody looks."""
+
+    def __init__(self, folder: Path | str = 'runs', exports: Path | str = 'exported', seconds: float = 3.0) -> None:
+        super().__init__(folder, exports, seconds)
+        self.look()
+        self.controls['folder'].observe(self._react(self.look), 'value')
+        for name in ('runs', 'view', 'measure', 'first', 'count'):
+            self.controls[name].observe(self._react(self.refresh), 'value')
+        for kind in ('CSV', 'PNG', 'Markdown'):
+            self.controls[kind].on_click(self._react(partial(self.export, kind)))
+        self.readout.on_msg(lambda *_: self.renew())
+        heard = dict(tick=self._react(self.look), page=self._react(partial(self.renew, True)))
+        self.command.on_msg(lambda _widget, content, _buffers: heard[content]())
+
+    def look(self) -> None:
+        "Read the folder again, and show it if anything has changed. This is all that a tick does."
+        runs = find_runs(self.folder)
+        if runs == self.runs and self.drawn:
+            return
+        before, self.runs = {run.name for run in self.runs}, runs
+        readable = [run.name for run in runs if run.settings]
+        kept = [name for name in self.controls['runs'].value if name in readable]
+        new = [name for name in readable if name not in before][: 8 - len(kept)]  # a new run is chosen by itself
+        labels = [(f'{run.name} ({run.state})', run.name) for run in runs if run.settings]
+        self._set(runs=(labels, tuple(name for name in readable if name in kept or name in new)))
+        self.refresh()
+
+    def refresh(self) -> None:
+        "Show what the controls say."
+        view, names = self.controls['view'].value, list(self.controls['runs'].value)
+        first = self.controls['first'].value
+        known, before = measures(view, self.chosen), self.controls['measure'].value
+        usual = 'loss' if view == 'curves' else 'local' if 'local' in known else known[0]
+        self._set(
+            first=(names, first if first in names else names[0] if names else None),
+            measure=(known, before if before in known else usual),
+        )
+        self.controls['count'].disabled = view != PICTURES
+        self._draw(view, self.controls['measure'].value)
+        with self.readout.hold_sync():
+            self.readout.table, self.readout.summary = write_html(self.table), self.describe()
+        record = self.chosen[0].record if self.chosen else {}
+        self.command.text = str(record.get('command', ''))

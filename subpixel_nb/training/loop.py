@@ -411,6 +411,19 @@ def picture_faces(found: Tensor, faces: Faces, columns: int = 3, side: int = 192
         pictures.append(picture)
     return tile_pictures(*pictures, columns=columns)
 
+# %% ../../nbs/4_training/04_loop.ipynb #bf8a0265
+def _begin_tracker(name: str, config: Config, run: str) -> GeneralTracker:
+    "A tracker without a history, except for W&B, which knows a run by its name."
+    if name == 'tensorboard':
+        shutil.rmtree(config.folder / 'tensorboard', ignore_errors=True)
+    host = Accelerator(cpu=not torch.cuda.is_available(), log_with=name, project_dir=config.folder)
+    title, settings = ('tensorboard', None) if name == 'tensorboard' else ('subpixel_nb', asdict(config))
+    options = dict(
+        wandb=dict(id=run, resume='allow', name=config.folder.name), mlflow=dict(run_name=config.folder.name)
+    )
+    host.init_trackers(title, settings, {name: options[name]} if name in options else {})
+    return host.trackers[0]
+
 # %% ../../nbs/4_training/04_loop.ipynb #9947014a
 class Trackers:
     "accelerate's trackers that a config names. They are told what the run's own files hold; only one process tells."
@@ -467,19 +480,6 @@ class Trackers:
             with self._surviving(one.name):
                 one.finish()
 
-
-def _begin_tracker(name: str, config: Config, run: str) -> GeneralTracker:
-    "A tracker without a history, except for W&B, which knows a run by its name."
-    if name == 'tensorboard':
-        shutil.rmtree(config.folder / 'tensorboard', ignore_errors=True)
-    host = Accelerator(cpu=not torch.cuda.is_available(), log_with=name, project_dir=config.folder)
-    title, settings = ('tensorboard', None) if name == 'tensorboard' else ('subpixel_nb', asdict(config))
-    options = dict(
-        wandb=dict(id=run, resume='allow', name=config.folder.name), mlflow=dict(run_name=config.folder.name)
-    )
-    host.init_trackers(title, settings, {name: options[name]} if name in options else {})
-    return host.trackers[0]
-
 # %% ../../nbs/4_training/04_loop.ipynb #174bf9fd
 def train(config: Config, faces: Faces, test: Faces, began: float | None = None) -> StackedHourglass:
     """Train the config's network on `faces`, test it on `test` every few epochs, and return it in eval mode.
@@ -511,6 +511,18 @@ def train(config: Config, faces: Faces, test: Faces, began: float | None = None)
             save_weights(weights, net, config, faces)
         accelerator.wait_for_everyone()
     return net.eval()
+
+# %% ../../nbs/4_training/04_loop.ipynb #275a30e1
+def progress_bar(config: Config, steps: int, position: Position, show: bool) -> tqdm:
+    "A bar over all steps of a run; not shown with several processes, which cannot draw it in a notebook."
+    return tqdm(
+        total=config.epochs * steps,
+        initial=position.epoch * steps + position.step,
+        desc=config.folder.name,
+        unit='step',
+        mininterval=5,
+        disable=not show,
+    )
 
 # %% ../../nbs/4_training/04_loop.ipynb #922a9b29
 def _epochs(
@@ -565,18 +577,6 @@ def _epochs(
         keeper.save(position)  # after the log, so that the log has every epoch of the state
     bar.close()
     trackers.finish()
-
-
-def progress_bar(config: Config, steps: int, position: Position, show: bool) -> tqdm:
-    "A bar over all steps of a run; not shown with several processes, which cannot draw it in a notebook."
-    return tqdm(
-        total=config.epochs * steps,
-        initial=position.epoch * steps + position.step,
-        desc=config.folder.name,
-        unit='step',
-        mininterval=5,
-        disable=not show,
-    )
 
 # %% ../../nbs/4_training/04_loop.ipynb #4ceb6b43
 def decoder_errors(
