@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['ABLATION_SETTINGS', 'KEPT_READERS', 'ABLATION_TABLES', 'Training', 'ablation_grid', 'ablation_decoders', 'measure',
-           'Results', 'Line', 'compare', 'run_grid', 'machine_name', 'describe_run', 'plot_differences']
+           'Results', 'Line', 'compare', 'run_grid', 'describe_run', 'plot_differences']
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #472998c0
 import importlib.metadata
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ from .evaluation import write_arrays
 from .published import find_table
 from ..training.checkpoints import load_weights, read_metrics
 from ..training.loop import face_errors, predict
-from ..training.machine import best_device
+from ..training.machine import best_device, machine_name
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #c6796e46
 ABLATION_SETTINGS: dict[str, dict[str, Any]] = {
@@ -299,16 +298,6 @@ def run_grid(
                 yield ended
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #ad6a106e
-def machine_name() -> str:
-    "The name of the GPU, or of the processor with its number of cores."
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), '')
-    return f'{model or platform.processor()}, {len(os.sched_getaffinity(0))} cores'
-
-
 def describe_run(training: Training, setting: str, folder: Path, **place: Any) -> dict[str, Any]:
     "The columns of a row of results that describe its training, whose finished run lies in `folder`."
     config, times = load_weights(folder)[1], read_metrics(folder, 'times')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Prediction', 'mean_shape', 'mean_shape_in_box', 'results_table', 'describe_protocol', 'breakdown', 'jitter_table',
            'write_arrays', 'save_results', 'read_predictions', 'plot_ced', 'plot_history', 'has_photos', 'plot_faces',
-           'plot_chosen', 'worst_faces', 'best_gains']
+           'plot_chosen', 'plot_training_views', 'worst_faces', 'best_gains']
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #9d9e360d
 import csv
@@ -48,6 +48,7 @@ from subpixel_nb.data.metrics import (
 )
 from ..data.releases import group_by_video
 from ..training.loop import face_errors
+from ..training.preview import TrainingViews
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #f821b1bd
 def mean_shape(faces: Faces) -> Tensor:
@@ -541,6 +542,38 @@ def _draw_face(ax: plt.Axes, image: np.ndarray, true: Tensor, found: Tensor, vis
     ax.scatter(found[:, 0], found[:, 1], s=3, c='orangered')
     side = image.shape[-1]
     ax.set(xlim=(margin / 2, side - margin / 2), ylim=(side - margin / 2, margin / 2))
+
+# %% ../../nbs/5_evaluation/01_evaluation.ipynb #5873d643
+def plot_training_views(seen: TrainingViews) -> Figure:
+    "A row of pictures per face: each view with its points, each with its target, and the merged targets if there are."
+    columns: list[tuple[str, Tensor, Tensor, Tensor, Tensor | None]] = []  # title, images, points, visible, target
+    columns += [('view', view.images, view.points, view.visible, None) for view in seen.views]
+    columns += [('target', view.images, view.points, view.visible, t) for view, t in zip(seen.views, seen.targets)]
+    if seen.merged is not None:
+        points, visible = seen.views[0].points, seen.views[0].visible
+        columns.append(('merged (Eq. 6)', seen.upright, points, visible, seen.merged))
+    rows = len(seen.names)
+    fig, axes = plt.subplots(rows, len(columns), figsize=(1.9 * len(columns), 2 * rows), dpi=60, squeeze=False)
+    for j, (title, images, points, visible, target) in enumerate(columns):
+        for i, ax in enumerate(axes[:, j]):
+            _draw_view(ax, images[i], points[i][visible[i]], None if target is None else target[i])
+        number = f' {j % len(seen.views) + 1}' if seen.merged is not None and title in ('view', 'target') else ''
+        axes[0, j].set_title(title + number, fontsize=10)
+    fig.tight_layout(pad=0.3)
+    return fig
+
+
+def _draw_view(ax: plt.Axes, image: Tensor, points: Tensor, target: Tensor | None) -> None:
+    "One view (3, S, S) with its points (n, 2), or, where there is a target (K, h, h), with that."
+    side = image.shape[-1]
+    ax.imshow(image.permute(1, 2, 0) * (1 if target is None else 0.35))
+    if target is None:
+        ax.scatter(points[:, 0], points[:, 1], s=4, c='white', edgecolors='black', linewidths=0.3)
+    else:
+        glow = target.amax(0).clamp(0, 1)
+        ax.imshow(glow, 'hot', vmin=0, vmax=1, alpha=glow.numpy(), extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+    ax.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
+    ax.axis('off')
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #933d2155
 def worst_faces(errors: object, count: int) -> list[int]:

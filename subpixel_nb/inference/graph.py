@@ -64,7 +64,7 @@ def check_graph(
 class LandmarkGraph(nn.Module):
     """Crops (B, 3, S, S), RGB, to points (B, K, 2) in crop px, scores (B, K) and covariances (B, K, 2, 2) in px^2.
 
-    The covariance is that of the Gaussian fit, whatever the decoder, or the one learnt for the network (lesson 5.5); it
+    The covariance is that of the Gaussian fit, whatever the decoder, or the one learnt for the network (lesson 5.7); it
     is infinite where a heatmap has no peak to fit. Raises ValueError for crops of another size, TypeError for another
     dtype."""
 

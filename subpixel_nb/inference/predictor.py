@@ -65,7 +65,7 @@ from ..training.recipe import Config
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #db945039
 def load_network(given: Path | str) -> tuple[StackedHourglass, Config, Scheme, Covariances | None]:
-    """A checkpoint's network, config, landmark scheme, and the covariances learnt for it (lesson 5.5).
+    """A checkpoint's network, config, landmark scheme, and the covariances learnt for it (lesson 5.7).
 
     A scheme that is not a known one has no flip pairs. No covariances (None) where none were learnt.
     ValueError: the file does not hold weights and a config of this package."""
@@ -178,7 +178,7 @@ class Options:
     crop: str | Crop | None = None  # square around *given* boxes; None: the checkpoint's, for tight landmark boxes
     passes: int | None = None  # passes of the network per face; None: 2 for detected boxes, 1 for given ones
     inflate: float | Tensor | None = (
-        None  # the fit's covariance times this (or (K,)); None: the checkpoint's (lesson 5.5)
+        None  # the fit's covariance times this (or (K,)); None: the checkpoint's (lesson 5.7)
     )
     scheme: Scheme | None = None  # None: the checkpoint's landmark scheme
 

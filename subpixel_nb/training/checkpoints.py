@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EVALUATION_FIELDS', 'FORMAT', 'Position', 'save_state', 'load_state', 'save_weights', 'shipped_models',
            'find_checkpoint', 'plain_names', 'load_weights', 'evaluation_config', 'start_from', 'fingerprint',
-           'open_run', 'read_metrics']
+           'read_config', 'saved_position', 'open_run', 'is_at_work', 'git_state', 'read_record', 'record_start',
+           'read_metrics']
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #8bc846ae
 import fcntl
@@ -13,15 +14,20 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +39,8 @@ from ..core import shorten, unknown, write_atomic
 from ..data.crops import Faces
 from ..data.datasets import Dataset
 from ..model.hourglass import StackedHourglass
-from .recipe import Config, build_network, learnt_from
+from .machine import describe_sharing, machine_name
+from .recipe import Config, build_network, learnt_from, run_command
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #74c0468d
 def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
@@ -50,11 +57,11 @@ def _is_pickle(path: Path) -> bool:
     return start == b'PK\x03\x04' or protocol
 
 
-def _read(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    "Metadata and tensors of a safetensors file. ValueError with `advice` if it is none, or is cut short."
+def _read(path: Path, advice: str, numbers: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    "Metadata and tensors ({} without `numbers`) of a safetensors file. ValueError with `advice` if it is damaged."
     try:
         with safe_open(path, 'pt') as file:
-            return file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
+            return file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys() if numbers}
     except (SafetensorError, OSError, ValueError) as e:
         if path.is_file() and _is_pickle(path):
             raise ValueError(
@@ -122,7 +129,7 @@ def save_weights(
     """Write the network alone, with its config and the landmark scheme's name.
 
     `dtype`: of the numbers in the file; bfloat16 halves its size (`load_weights` returns float32 in any case).
-    `covariances`: what lesson 5.5 learnt of the network's errors, as plain numbers (`Covariances.as_dict`).
+    `covariances`: what lesson 5.7 learnt of the network's errors, as plain numbers (`Covariances.as_dict`).
     `terms`: on which the network may be used; whoever loads it is told."""
     if faces.scheme is None:
         raise ValueError('save_weights: the faces have no landmark scheme, and the file must name one.')
@@ -239,7 +246,7 @@ def fingerprint(faces: Faces, pictures: int = 8) -> str:
 FORMAT = 2  # of config.json
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
+def read_config(folder: Path) -> dict[str, Any] | None:
     "What a folder's config.json says; None if there is none. ValueError if it is damaged."
     path = folder / 'config.json'
     if not path.exists():
@@ -262,7 +269,7 @@ def _claim(folder: Path, about: dict[str, Any], epochs: int) -> dict[str, Any]:
     """Make the folder hold the run `about`, or find that it does; what its config.json now says.
 
     ValueError names every difference if it holds another run, and says what to do about a run of another format."""
-    before = _read_config(folder)
+    before = read_config(folder)
     if before is None:
         return _write_config(folder, about)
     known = asdict(Config()) | before  # a field that is newer than the folder has its default
@@ -275,20 +282,20 @@ def _claim(folder: Path, about: dict[str, Any], epochs: int) -> dict[str, Any]:
             'False to delete that run and start anew.'
         )
     made = before.get('format', 1)
-    if made == FORMAT or (made == 1 and _is_finished(folder, epochs)):
+    if made == FORMAT or (made == 1 and saved_position(folder)[0] >= epochs):
         return before
     if made == 1 and _is_empty(folder):  # it was stopped before anything was kept
         return _write_config(folder, about)
     raise ValueError(_other_format(folder, made))
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #6ccb563b
-def _is_finished(folder: Path, epochs: int) -> bool:
-    "Whether a folder's state is that of a run with all epochs done."
+def saved_position(folder: Path) -> tuple[int, int]:
+    "Whole epochs, and steps of the next one, of the state in a folder; (0, 0) if there is none. ValueError: damaged."
     path = folder / 'state.safetensors'
     if not path.exists():
-        return False
-    about, _ = _read(path, 'Put a copy of it back, or name another output')
-    return int(about.get('epoch', 0)) >= epochs
+        return 0, 0
+    about, _ = _read(path, 'Put a copy of it back, or name another output', numbers=False)
+    return int(about.get('epoch', 0)), int(about.get('step', 0))
 
 
 def _is_empty(folder: Path) -> bool:
@@ -318,6 +325,15 @@ def _reachable(folder: Path) -> Iterator[None]:
         raise OSError(e.errno, f'{e.strerror}: the run cannot be kept there. Name another output', str(folder)) from e
 
 
+def _lock(file: IO[str]) -> None:
+    "Take a file's lock. It is tried a few times: who looks whether a run is at work holds it for an instant."
+    for _ in range(4):
+        with suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     "The folder's lock is held while the block runs. ValueError names the process that holds it already."
@@ -325,7 +341,7 @@ def _locked(folder: Path) -> Iterator[None]:
         file = open(folder / '.lock', 'a+')
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
@@ -343,7 +359,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _clear(folder: Path) -> None:
     "Delete the run that a folder holds. ValueError if the folder holds something else than a run."
     found = [p for p in folder.iterdir() if p.name != '.lock']
-    if found and not {'method', 'faces'} <= (_read_config(folder) or {}).keys():
+    if found and not {'method', 'faces'} <= (read_config(folder) or {}).keys():
         raise ValueError(f'{folder} is not empty and holds no run: it is not deleted. Name another output.')
     for path in found:
         if path.is_dir():
@@ -374,6 +390,60 @@ def open_run(config: Config, faces: Faces) -> Iterator[tuple[Path, str]]:
             _clear(folder)
         about = _claim(folder, dict(learnt_from(config), faces=fingerprint(faces), format=FORMAT), config.epochs)
         yield folder, hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+# %% ../../nbs/4_training/03_checkpoints.ipynb #79597f84
+def is_at_work(folder: Path | str) -> bool:
+    "Whether a process has a run's folder open now. False too where the file system has no locks."
+    try:
+        with open(Path(folder) / '.lock') as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+# %% ../../nbs/4_training/03_checkpoints.ipynb #d00c318d
+def git_state() -> dict[str, Any] | None:
+    "Commit and changed files of the git checkout that this package lies in; None if it lies in none."
+    package = Path(str(files('subpixel_nb')))
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ['git', '-C', str(package), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.rstrip()
+
+    try:
+        git('ls-files', '--error-unmatch', '__init__.py')  # a package in a .venv belongs to no checkout
+        changed = git('status', '--porcelain', '--untracked-files=no').splitlines()
+        return dict(commit=git('rev-parse', 'HEAD'), changed=[line[3:] for line in changed])
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+# %% ../../nbs/4_training/03_checkpoints.ipynb #e5e75921
+def read_record(folder: Path | str) -> dict[str, Any]:
+    "What a folder's run.json says about how the run was made; {} if there is none, or it cannot be read."
+    try:
+        record = json.loads((Path(folder) / 'run.json').read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def record_start(config: Config, position: Position, steps: int, processes: int = 1) -> None:
+    """Add to the folder's run.json that a run of `steps` per epoch begins or goes on at a position.
+
+    The file is written whole or not at all."""
+    packages = ('subpixel_nb', 'torch', 'kornia', 'accelerate', 'numpy')
+    start = dict(began=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), epoch=position.epoch, step=position.step)
+    start |= dict(machine=machine_name(), host=socket.gethostname(), processes=processes, shared=describe_sharing())
+    start |= dict(python=sys.version.split()[0], versions={name: version(name) for name in packages}, git=git_state())
+    start |= dict(process=shlex.join(sys.orig_argv), place=os.getcwd())
+    record = dict(command=shlex.join(run_command(config)), config=asdict(config), steps=steps)
+    record['starts'] = [*read_record(config.folder).get('starts', []), start]
+    path = config.folder / 'run.json'
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1)))
 
 # %% ../../nbs/4_training/03_checkpoints.ipynb #174c997e
 def read_metrics(folder: Path | str, name: str = 'metrics') -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['Plan', 'plan_epoch', 'share_of', 'Feed', 'Trainer', 'build_trainer', 'step_loss', 'run_epoch', 'set_rate', 'predict',
-           'check_scheme', 'face_errors', 'Sigterm', 'exit_stopped', 'StateKeeper', 'check_finite', 'train',
-           'progress_bar', 'decoder_errors', 'open_log']
+           'check_scheme', 'face_errors', 'Sigterm', 'exit_stopped', 'StateKeeper', 'check_finite', 'is_measured',
+           'seconds_left', 'write_duration', 'picture_faces', 'Trackers', 'train', 'progress_bar', 'decoder_errors',
+           'open_log']
 
 # %% ../../nbs/4_training/04_loop.ipynb #969c85be
 import json
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -18,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ import kornia.augmentation as K
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, get_available_trackers
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -35,6 +39,7 @@ from ..codec.decoding import DECODERS, decode
 from ..codec.geometry import flip_permutation, from_heatmap
 from ..core import append_line, write_atomic
 from ..data.crops import Faces
+from ..data.drawing import tile_pictures
 from ..data.metrics import nme, normaliser
 from ..model.augmentation import DrawnViews, build_views, draw_views, random_view, upright_view
 from ..model.hourglass import StackedHourglass
@@ -45,6 +50,7 @@ from subpixel_nb.training.checkpoints import (
     load_state,
     open_run,
     read_metrics,
+    record_start,
     save_state,
     save_weights,
     start_from,
@@ -66,7 +72,7 @@ def plan_epoch(config: Config, faces: Faces, epoch: int, views: int = 1) -> Plan
 
     Faces that do not fill a last batch are left out of this epoch."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    batch = min(config.batch, len(faces))
+    batch = min(int(config.batch), len(faces))
     steps = len(faces) // batch
     order = torch.randperm(len(faces), generator=generator)[: steps * batch].view(steps, batch)
     seeds = torch.randint(2**62, (steps, views), generator=generator)
@@ -258,33 +264,42 @@ def face_errors(found: Tensor, faces: Faces, kind: str | None = None) -> Tensor:
 
 # %% ../../nbs/4_training/04_loop.ipynb #7ff25005
 class Sigterm:
-    "Catches SIGTERM while its `with` block runs: sets `came`, and calls `at_once` if there is one."
+    """Catches SIGTERM while its `with` block runs: `came` says so, and `at_once` is called if there is one.
+
+    `seconds`: after so many the system sends SIGALRM, and the same happens; None: never."""
+
+    REASONS = {signal.SIGTERM: 'SIGTERM', signal.SIGALRM: 'The time is up (minutes)'}
 
     def __init__(self) -> None:
-        self.came = False
-        self.at_once: Callable[[], None] | None = None
+        self.came = ''
+        self.seconds: float | None = None
+        self.at_once: Callable[[str], None] | None = None
 
     def __enter__(self) -> 'Sigterm':
-        def come(*_: Any) -> None:
-            self.came = True
+        def come(number: int, *_: Any) -> None:
+            self.came = self.REASONS[signal.Signals(number)]
             if self.at_once:
-                self.at_once()
+                self.at_once(self.came)
 
         self.main = threading.current_thread() is threading.main_thread()  # only there can signals be caught
         if self.main:
-            self.before = signal.signal(signal.SIGTERM, come)
+            self.before = {number: signal.signal(number, come) for number in self.REASONS}
+            if self.seconds is not None:
+                signal.setitimer(signal.ITIMER_REAL, max(self.seconds, 1e-6))
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self.main:
-            signal.signal(signal.SIGTERM, self.before or signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, before in self.before.items():
+                signal.signal(number, before or signal.SIG_DFL)
 
 
-def exit_stopped(folder: Path, position: Position, tell: bool) -> None:
-    "End the process with SIGTERM's exit status; `tell`: print where the state is kept."
+def exit_stopped(folder: Path, position: Position, tell: bool, why: str = 'SIGTERM') -> None:
+    "End the process with SIGTERM's exit status; `tell`: print `why`, and where the state is kept."
     if tell:
         print(
-            f'SIGTERM: stopped in epoch {position.epoch + 1} after step {position.step}; '
+            f'{why}: stopped in epoch {position.epoch + 1} after step {position.step}; '
             f'the state is kept in {folder}, and the same command goes on from it.',
             flush=True,
         )
@@ -329,22 +344,22 @@ class StateKeeper:
 
     def tick(self, position: Position, check: Callable[[], None]) -> None:
         "After a step: `check` and save if it is time, or if SIGTERM has come; in the latter case exit."
-        came, due = self.vote(self.sigterm.came, self.writes and time.monotonic() - self.last >= self.every)
+        came, due = self.vote(bool(self.sigterm.came), self.writes and time.monotonic() - self.last >= self.every)
         if not (came or due):
             return
         check()
         self.save(position)
         self.vote(True)  # no process exits before the first one has written
         if came:
-            exit_stopped(self.path.parent, position, self.writes)
+            exit_stopped(self.path.parent, position, self.writes, self.sigterm.came or 'SIGTERM')
 
     @contextmanager
     def idle(self, position: Position) -> Iterator[None]:
         "While the block runs nothing is trained: `position` is saved before it, and SIGTERM ends the process at once."
         self.save(position)
         self.sigterm.at_once = partial(exit_stopped, self.path.parent, position, self.writes)
-        if self.vote(self.sigterm.came)[0]:
-            self.sigterm.at_once()
+        if self.vote(bool(self.sigterm.came))[0]:
+            self.sigterm.at_once(self.sigterm.came or 'SIGTERM')
         try:
             yield
         finally:
@@ -363,13 +378,117 @@ def check_finite(losses: Tensor, plan: Plan, epoch: int, faces: Faces, folder: P
         'another output. Faces: ' + ', '.join(sorted({faces.names[i] for i in plan.order[step].tolist()}))
     )
 
+# %% ../../nbs/4_training/04_loop.ipynb #77378c15
+def is_measured(config: Config, epochs: int) -> bool:
+    "Whether the test faces are measured after so many epochs."
+    return epochs % config.test_every == 0 or epochs == config.epochs
+
+
+def seconds_left(config: Config, epochs: int, steps: int, pace: float, look: float) -> float:
+    "Seconds that a run takes after `epochs` epochs; a step takes `pace` seconds, measuring the test faces `look`."
+    looks = sum(is_measured(config, done) for done in range(epochs + 1, config.epochs + 1))
+    return (config.epochs - epochs) * steps * pace + looks * look
+
+
+def write_duration(seconds: float) -> str:
+    "Seconds in words: '45 s', '12 min', '3 h 20 min'."
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'
+
+# %% ../../nbs/4_training/04_loop.ipynb #0413d64a
+def picture_faces(found: Tensor, faces: Faces, columns: int = 3, side: int = 192) -> bytes:
+    "A JPEG of faces, about `side` px each: true points white, points (N, K, 2) in px of `faces.points` orange."
+    larger, pictures = max(1, side // faces.size), []
+    for i, crop in enumerate(upright_view(torch.from_numpy(np.asarray(faces.images[:])), faces.size)):
+        picture = (255 * crop.numpy()).astype(np.uint8).repeat(larger, 1).repeat(larger, 2)
+        for points, colour in ((faces.points[i], (255, 255, 255)), (found[i], (255, 140, 0))):
+            places = ((points[faces.visible[i]] - faces.margin + 0.5) * larger).long().tolist()
+            for x, y in places:
+                if 0 < x < picture.shape[2] and 0 < y < picture.shape[1]:
+                    picture[:, y - 1 : y + 2, x - 1 : x + 2] = np.array(colour, np.uint8)[:, None, None]
+        pictures.append(picture)
+    return tile_pictures(*pictures, columns=columns)
+
+# %% ../../nbs/4_training/04_loop.ipynb #bf8a0265
+def _begin_tracker(name: str, config: Config, run: str) -> GeneralTracker:
+    "A tracker without a history, except for W&B, which knows a run by its name."
+    if name == 'tensorboard':
+        shutil.rmtree(config.folder / 'tensorboard', ignore_errors=True)
+    host = Accelerator(cpu=not torch.cuda.is_available(), log_with=name, project_dir=config.folder)
+    title, settings = ('tensorboard', None) if name == 'tensorboard' else ('subpixel_nb', asdict(config))
+    options = dict(
+        wandb=dict(id=run, resume='allow', name=config.folder.name), mlflow=dict(run_name=config.folder.name)
+    )
+    host.init_trackers(title, settings, {name: options[name]} if name in options else {})
+    return host.trackers[0]
+
+# %% ../../nbs/4_training/04_loop.ipynb #9947014a
+class Trackers:
+    "accelerate's trackers that a config names. They are told what the run's own files hold; only one process tells."
+
+    def __init__(self, config: Config, run: str, epochs: int, writes: bool):
+        "Tell them the first `epochs` epochs of the run with the name `run`. ValueError if one is not installed."
+        self.config, self.folder, self.told = config, config.folder, list[GeneralTracker]()
+        for name in config.trackers if writes else []:
+            if name not in map(str, get_available_trackers()):
+                raise ValueError(f'track {name}: it is not installed here. Install it with pip, or leave it out.')
+            with self._surviving(name):
+                self.told.append(_begin_tracker(name, config, run))
+        times = {row['epoch']: row for row in read_metrics(self.folder, 'times')} if self.told else {}
+        for row in read_metrics(self.folder)[:epochs] if self.told else []:
+            self.log(row, times.get(row['epoch'], {}))
+
+    @contextmanager
+    def _surviving(self, name: str) -> Iterator[None]:
+        "A tracker that fails in the block is given up, with a warning."
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001 (each tracker has errors of its own)
+            self.told = [one for one in self.told if one.name != name]
+            warnings.warn(f'track {name}: it failed, and the run goes on without it: {e!r}', stacklevel=3)
+
+    def log(self, row: dict, took: dict) -> None:
+        "Tell them the lines of an epoch in metrics.jsonl and times.jsonl, and its faces, if it has a picture of some."
+        values = {name: value for name, value in (row | took).items() if name in ('loss', 'lr', 'views_per_s')}
+        values |= {f'nme/{name}': error for name, error in row.get('nme', {}).items()}
+        for one in self.told:
+            with self._surviving(one.name):
+                one.log(values, step=row['epoch'])
+                if 'nme' in row and hasattr(one, 'log_images') and self.picture(row['epoch']).exists():
+                    layout = dict(dataformats='NHWC') if one.name == 'tensorboard' else {}
+                    image = np.asarray(Image.open(self.picture(row['epoch'])))
+                    one.log_images({'faces': image[None]}, step=row['epoch'], **layout)
+
+    def picture(self, epoch: int) -> Path:
+        "The file with the nine faces after an epoch."
+        return self.folder / 'faces' / f'{epoch:04d}.jpg'
+
+    def look(self, net: StackedHourglass, test: Faces, epoch: int, decoder: str) -> None:
+        "Keep a picture of nine test faces, evenly spread, with their points after an epoch."
+        if not self.told:
+            return
+        nine, c = test[np.unique(np.linspace(0, len(test) - 1, 9).astype(int))], self.config
+        found, _ = predict(net, nine, c.tau, c.window, c.sigma, decoders=[decoder if decoder in DECODERS else 'local'])
+        picture, path = picture_faces(list(found.values())[-1], nine), self.picture(epoch)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, lambda temporary: temporary.write_bytes(picture))
+
+    def finish(self) -> None:
+        for one in self.told:
+            with self._surviving(one.name):
+                one.finish()
+
 # %% ../../nbs/4_training/04_loop.ipynb #174bf9fd
-def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
+def train(config: Config, faces: Faces, test: Faces, began: float | None = None) -> StackedHourglass:
     """Train the config's network on `faces`, test it on `test` every few epochs, and return it in eval mode.
 
     Begins a run, continues from the state in `config.folder`, or returns the network that is finished there.
-    Under a launcher of several processes (lesson 4.5) each process calls this, and together they are one run."""
+    `began`: the time.monotonic() from which the config's minutes count; None: now. Under a launcher of several
+    processes (lesson 4.6) each process calls this, and together they are one run."""
     keep_memory()
+    began = time.monotonic() if began is None else began
     accelerator = processes()
     main, several = accelerator.is_main_process, accelerator.num_processes > 1
     with open_run(config, faces) if main else nullcontext((config.folder, '')) as (folder, run):
@@ -383,6 +502,8 @@ def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
             net = share_norms(net, accelerator.device)
         optimiser = torch.optim.Adam(net.parameters(), config.lr, fused=True)
         keeper = StateKeeper(folder, run, net, optimiser, config.save_minutes, accelerator)
+        if config.minutes is not None:
+            keeper.sigterm.seconds = began + 60 * config.minutes - time.monotonic()
         with keeper.sigterm:
             _epochs(config, method, faces, test, net, optimiser, keeper)
         weights = folder / 'weights.safetensors'
@@ -390,6 +511,18 @@ def train(config: Config, faces: Faces, test: Faces) -> StackedHourglass:
             save_weights(weights, net, config, faces)
         accelerator.wait_for_everyone()
     return net.eval()
+
+# %% ../../nbs/4_training/04_loop.ipynb #275a30e1
+def progress_bar(config: Config, steps: int, position: Position, show: bool) -> tqdm:
+    "A bar over all steps of a run; not shown with several processes, which cannot draw it in a notebook."
+    return tqdm(
+        total=config.epochs * steps,
+        initial=position.epoch * steps + position.step,
+        desc=config.folder.name,
+        unit='step',
+        mininterval=5,
+        disable=not show,
+    )
 
 # %% ../../nbs/4_training/04_loop.ipynb #922a9b29
 def _epochs(
@@ -408,6 +541,10 @@ def _epochs(
     wrapped = accelerator.prepare(net) if count > 1 else net
     trainer = build_trainer(config, method, Feed(faces, device), wrapped, rank, count)
     steps = len(plan_epoch(config, faces, 0).order)
+    if keeper.writes and position.epoch < config.epochs:
+        record_start(config, position, steps, count)
+    trackers = Trackers(config, keeper.run, position.epoch, keeper.writes)
+    pace, look = 0.0, 0.0  # seconds of a step, and of measuring the test faces
     bar = progress_bar(config, steps, position, show=count == 1)
     for epoch in range(position.epoch, config.epochs):
         plan, began = plan_epoch(config, faces, epoch, method.views), time.perf_counter()
@@ -424,27 +561,22 @@ def _epochs(
         loss = accelerator.reduce(losses, 'mean').mean().item()
         row = {'epoch': epoch + 1, 'loss': loss, 'lr': set_rate(optimiser, config, epoch + (steps - 1) / steps)}
         took = time.perf_counter() - began
-        if (epoch + 1) % config.test_every == 0 or epoch + 1 == config.epochs:
+        if is_measured(config, epoch + 1):
             with keeper.idle(Position(epoch, steps, losses)):
                 row['nme'] = decoder_errors(net, test, config, accelerator, method.decoder)
-        done = (steps - position.step) * plan.order.shape[1] * method.views
-        times = {'from_step': position.step, 'seconds': round(took, 2), 'views_per_s': round(done / took, 1)}
+                trackers.look(net, test, epoch + 1, method.decoder)
+            look = time.perf_counter() - began - took
+        done = steps - position.step
+        pace = took / done if done else pace
+        views = done * plan.order.shape[1] * method.views
+        times = {'from_step': position.step, 'seconds': round(took, 2), 'views_per_s': round(views / took, 1)}
+        times['seconds_left'] = round(seconds_left(config, epoch + 1, steps, pace, look), 1)
         log(row, {'epoch': epoch + 1} | times, bar)
+        trackers.log(row, times)
         position = Position(epoch + 1)
         keeper.save(position)  # after the log, so that the log has every epoch of the state
     bar.close()
-
-
-def progress_bar(config: Config, steps: int, position: Position, show: bool) -> tqdm:
-    "A bar over all steps of a run; not shown with several processes, which cannot draw it in a notebook."
-    return tqdm(
-        total=config.epochs * steps,
-        initial=position.epoch * steps + position.step,
-        desc=config.folder.name,
-        unit='step',
-        mininterval=5,
-        disable=not show,
-    )
+    trackers.finish()
 
 # %% ../../nbs/4_training/04_loop.ipynb #4ceb6b43
 def decoder_errors(
@@ -462,7 +594,7 @@ def decoder_errors(
         config.tau,
         config.window,
         config.sigma,
-        config.batch,
+        int(config.batch),
         decoders=names,
         rank=accelerator.process_index,
         count=accelerator.num_processes,
@@ -490,7 +622,8 @@ def open_log(folder: Path, epochs: int, writes: bool) -> Callable[[dict, dict, t
         errors = '  '.join(f'{name} {value:.2f}' for name, value in row.get('nme', {}).items())
         bar.write(
             f'epoch {row["epoch"]:3d}  loss {row["loss"]:.4f}  lr {row["lr"]:.1e}  {took["views_per_s"]:.0f} views/s  '
-            f'{took["seconds"]:.0f} s' + (f'  NME % {errors}' if errors else '')
+            f'{took["seconds"]:.0f} s, {write_duration(took["seconds_left"])} left'
+            + (f'  NME % {errors}' if errors else '')
         )
 
     return log

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'best_device', 'find_device', 'has_bf16', 'autocast', 'compiled', 'SharedBatchNorm2d', 'share_norms',
-           'processes', 'Vote', 'after_the_first', 'share_cores', 'rest_threads', 'keep_memory']
+           'processes', 'Vote', 'after_the_first', 'share_cores', 'rest_threads', 'machine_name', 'describe_sharing',
+           'keep_memory']
 
 # %% ../../nbs/4_training/01_machine.ipynb #8b5e798f
 import ctypes
 import os
+import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -204,6 +207,26 @@ def rest_threads() -> bool:
         return ctypes.CDLL(None).omp_pause_resource_all(2) == 0  # 2: omp_pause_hard
     except (OSError, AttributeError):
         return False
+
+# %% ../../nbs/4_training/01_machine.ipynb #3a6f9e1f
+def machine_name() -> str:
+    "The name of the GPU, or of the processor with its number of cores."
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), '')
+    return f'{model or platform.processor()}, {len(os.sched_getaffinity(0))} cores'
+
+
+def describe_sharing() -> str:
+    "A sentence if other programs keep the cores of this machine busy, otherwise ''."
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= cores:
+        return ''
+    return (
+        f'This machine is shared: its load is {load:.1f} on {cores} cores, so times will be longer than on a quiet one.'
+    )
 
 # %% ../../nbs/4_training/01_machine.ipynb #c0cbf097
 def keep_memory() -> bool:

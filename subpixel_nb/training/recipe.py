@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'CHOICES', 'RECIPES', 'NOT_LEARNT', 'Config', 'step_schedule', 'onecycle_schedule', 'check_config',
-           'configure', 'job_parameters', 'build_network', 'learnt_from']
+           'configure', 'run_command', 'job_parameters', 'build_network', 'learnt_from']
 
 # %% ../../nbs/4_training/02_recipe.ipynb #0352cb3a
 import math
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 import subpixel_nb.data.releases  # importing these modules adds their datasets to the catalogue
 import subpixel_nb.data.synthetic  # noqa: F401 (imported for the same reason)
@@ -48,7 +49,7 @@ class Config:
     window: int = 5  # window of the local soft-argmax, heatmap px
     augment: str = 'paper'  # which random views training sees: paper, strong
     epochs: int = 50  # passes over the training faces
-    batch: int = 16  # faces per step
+    batch: int | str = 16  # faces per step; auto: as many as fit into the memory of the GPU (lesson 4.5)
     lr: float = 1e-4  # Adam's learning rate (the highest one, with onecycle)
     schedule: str = 'step'  # step: a tenth from half and from four fifths of the run; onecycle: warm-up, then cosine
     limit: int | None = None  # at most so many training faces, evenly spread
@@ -59,6 +60,8 @@ class Config:
     processes: int = 1  # processes on this machine, each with a share of every batch; one per GPU
     shared_norm: bool = True  # with several processes: batch statistics over the whole batch, as in one process
     save_minutes: float = 5.0  # the state is also written so often inside an epoch
+    minutes: float | None = None  # stop so many minutes after the job began; the same command then goes on
+    track: str | None = None  # also tell: tensorboard, wandb, mlflow ..., or several of them with commas between
     resume: bool = True  # continue from the folder's last state; False: delete what is there and start anew
     output: str | None = None  # the run's folder; None: runs/<dataset>-<method>
     cache: str | None = None  # where cropped faces are kept; None: $SUBPIXEL_CACHE, then ~/.cache/subpixel_nb
@@ -73,6 +76,11 @@ class Config:
         return Path(self.output or f'runs/{self.dataset}-{self.method}').expanduser()
 
     @property
+    def trackers(self) -> list[str]:
+        "The names of the trackers that are told how the run goes."
+        return [name.strip() for name in self.track.split(',')] if self.track else []
+
+    @property
     def tested(self) -> tuple[str, str | None]:
         "The dataset that is tested on, and its folder."
         return (self.test_on, self.test_root) if self.test_on else (self.dataset, self.root)
@@ -82,16 +90,13 @@ _SPELLINGS = {bool: ' write True or False.', float: ' write 0.0001 or 1.0e-4.'}
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    "ValueError unless the value is of a field's type: `int`, or `int | None`. A whole number is also a float."
-    if get_args(kind):  # int | None
-        if value is None:
-            return
-        kind = get_args(kind)[0]
-    if type(value) is kind or (kind is float and type(value) is int):
+    "ValueError unless the value is of a field's type (`int`, `int | None`). A whole number is also a float."
+    kinds = get_args(kind) or (kind,)  # int | None has two
+    if type(value) in kinds or (float in kinds and type(value) is int):
         return
-    hint = _SPELLINGS.get(kind, '') if isinstance(value, str) else ''
+    hint = _SPELLINGS.get(kinds[0], '') if isinstance(value, str) else ''
     given = shorten(repr(value), 200)
-    raise ValueError(f'{name}: expected {kind.__name__}, got {type(value).__name__} {given}.{hint}')
+    raise ValueError(f'{name}: expected {kinds[0].__name__}, got {type(value).__name__} {given}.{hint}')
 
 # %% ../../nbs/4_training/02_recipe.ipynb #3d772125
 def step_schedule(progress: float) -> float:
@@ -123,6 +128,15 @@ CHOICES: dict[str, Collection[str]] = dict(
 )  # field -> the names that it may have
 
 # %% ../../nbs/4_training/02_recipe.ipynb #f4b84cef
+def _check_batch(config: Config) -> None:
+    "ValueError unless the batch is auto, or a number that the processes can share equally."
+    if isinstance(config.batch, str):
+        if config.batch != 'auto':
+            raise ValueError(f'batch: expected a whole number or auto, got {config.batch!r}.')
+    elif config.batch % config.processes:
+        raise ValueError(f'batch: expected a multiple of processes ({config.processes}), got {config.batch}.')
+
+
 def check_config(config: Config) -> None:
     "ValueError at the first field whose type, name or range is wrong: what was expected, and what came."
     for field in fields(config):
@@ -135,8 +149,10 @@ def check_config(config: Config) -> None:
             raise ValueError(f'{name}: expected a positive number, got {value}.')
     if config.window % 2 == 0:
         raise ValueError(f'window: expected an odd number, got {config.window}.')
-    if config.batch % config.processes:
-        raise ValueError(f'batch: expected a multiple of processes ({config.processes}), got {config.batch}.')
+    _check_batch(config)
+    for name in config.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise unknown('track', name, LOGGER_TYPE_TO_CLASS)
     multiple = 4 * 2**config.depth
     if config.size % multiple:
         raise ValueError(f'size: expected a multiple of 4 * 2**depth = {multiple}, got {config.size}.')
@@ -168,6 +184,16 @@ def configure(**parameters: Any) -> Config:
     if find_dataset(config.tested[0]).test is None:
         raise ValueError(f'{config.tested[0]} has no faces to test on: name a dataset that has with test_on.')
     return config
+
+# %% ../../nbs/4_training/02_recipe.ipynb #4b0bd46a
+def run_command(config: Config) -> list[str]:
+    "The words of a shell command that makes the run of a config: `configure` turns its parameters into the config."
+    words, recipe = ['python', '-m', 'subpixel_nb.launch'], RECIPES.get(config.dataset, RECIPES['paper'])
+    usual = asdict(Config(**recipe | dict(dataset=config.dataset)))
+    for name, value in asdict(config).items():
+        if name == 'dataset' or value != usual[name]:
+            words += ['-p', name, str(value)]
+    return words
 
 # %% ../../nbs/4_training/02_recipe.ipynb #30f7df40
 def _plain_variables(namespace: dict[str, Any]) -> dict[str, Any]:
@@ -226,6 +252,8 @@ NOT_LEARNT = (
     'compile',
     'processes',
     'save_minutes',
+    'minutes',
+    'track',
 )  # fields that do not change what is learnt
 
 

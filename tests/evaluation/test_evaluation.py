@@ -24,12 +24,15 @@ from subpixel_nb.evaluation.evaluation import (
     plot_chosen,
     plot_faces,
     plot_history,
+    plot_training_views,
     read_predictions,
     results_table,
     save_results,
     worst_faces,
 )
 from subpixel_nb.training.loop import face_errors
+from subpixel_nb.training.preview import training_views
+from subpixel_nb.training.recipe import configure
 
 
 @pytest.fixture(scope='module')
@@ -255,3 +258,18 @@ def test_best_gains_and_worst_faces():
         worst_faces([1.0], 0)
     with pytest.raises(ValueError, match=r'got \(1, 1\)'):
         worst_faces([[1.0]], 1)
+
+
+def test_a_contact_sheet_has_a_row_per_face(faces):
+    "One view: picture and target. Two views: both, their targets, and what Eq. 6 merges. Every visible point is drawn."
+    for method, titles in (
+        ('local', ['view', 'target']),
+        ('siamese', ['view 1', 'view 2', 'target 1', 'target 2', 'merged (Eq. 6)']),
+    ):
+        seen = training_views(configure(method=method, size=64, depth=2, batch=4), faces, count=2)
+        axes = np.reshape(plot_training_views(seen).axes, (2, -1))
+        assert [ax.get_title() for ax in axes[0]] == titles
+        drawn = [len(ax.collections[0].get_offsets()) for ax in axes[:, 0]]
+        assert drawn == seen.views[0].visible.sum(1).tolist()
+        assert all(len(ax.images) == 2 for ax in axes[:, -1])  # the picture and its glow
+    plt.close('all')

@@ -53,6 +53,7 @@ def test_train_then_evaluate_give_the_same_figures(tmp_path):
         'config.json',
         'metrics.jsonl',
         'times.jsonl',
+        'run.json',
         'state.safetensors',
         'weights.safetensors',
         'predictions.npz',
@@ -71,6 +72,9 @@ def test_train_then_evaluate_give_the_same_figures(tmp_path):
     for column in ('NME_ic %', 'NME_box %', 'NME_diag %'):
         for decoder in again.index:
             assert again.loc[decoder, column] == pytest.approx(trained.loc[decoder, column], rel=1e-6)
+
+    shown = json.dumps(run('runs', tmp_path / 'runs.ipynb', folder=tmp_path)['cells'])
+    assert '3 of 3' in shown and '1 finished, 1 no run' in shown and 'bootstrap in pairs' in shown
 
 
 def test_sigkill_again_and_again_changes_nothing(tmp_path):

@@ -1,5 +1,6 @@
 "A run's folder under kills, full disks, second runs and strangers' files: subpixel_nb.training.checkpoints."
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import asdict, replace
 
 import pytest
@@ -23,10 +25,13 @@ from subpixel_nb.training.checkpoints import (
     evaluation_config,
     find_checkpoint,
     fingerprint,
+    git_state,
     load_state,
     load_weights,
     open_run,
     read_metrics,
+    read_record,
+    record_start,
     save_state,
     save_weights,
     shipped_models,
@@ -550,3 +555,44 @@ def test_a_run_of_a_later_version_is_left_alone(faces, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(about))
     with pytest.raises(ValueError, match='of format 3, and this version knows the formats up to 2'):
         entered(here, faces)
+
+
+def test_how_a_run_was_made_is_kept(tmp_path, monkeypatch):
+    "The command with its settings, and each start with versions and git state; a damaged file is written anew."
+    config = configure(**SMALL, output=str(tmp_path))
+    for position in (Position(), Position(2, 3)):
+        record_start(config, position, steps=4)
+    record = read_record(tmp_path)
+    assert record['config'] == asdict(config) and record['command'].endswith(f'-p output {tmp_path}')
+    assert [(s['epoch'], s['step'], s['versions']['torch']) for s in record['starts']] == [
+        (0, 0, torch.__version__),
+        (2, 3, torch.__version__),
+    ]
+    for damaged in ('{"starts": [', '[]', '\0'):
+        (tmp_path / 'run.json').write_text(damaged)
+        assert read_record(tmp_path) == {}
+        record_start(config, Position(), steps=4)
+        assert len(read_record(tmp_path)['starts']) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ['run.json']
+
+
+def test_the_git_state_is_that_of_this_code(tmp_path, monkeypatch):
+    "Commit and changed files of the checkout; None without git, and for a package that no checkout tracks."
+    if not (ROOT / '.git').exists():
+        pytest.skip('needs a git checkout')
+    head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert git_state()['commit'] == head and all(isinstance(name, str) for name in git_state()['changed'])
+    monkeypatch.setattr('subpixel_nb.training.checkpoints.files', lambda package: tmp_path)
+    assert git_state() is None
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert git_state() is None
+
+
+def test_a_look_at_the_lock_does_not_refuse_a_run(tmp_path, faces):
+    "Somebody holds the lock for an instant while a run begins: it waits for that."
+    config = configure(**SMALL, output=str(tmp_path))
+    with open(tmp_path / '.lock', 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with open_run(config, faces) as (folder, _):
+            assert folder == tmp_path

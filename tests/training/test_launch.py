@@ -15,7 +15,7 @@ from conftest import ROOT, SCRIPTS
 from safetensors.torch import load_file
 
 from subpixel_nb.training.checkpoints import read_metrics
-from subpixel_nb.training.launch import free_port, launch, read_parameters
+from subpixel_nb.training.launch import free_port, launch, read_parameters, train_from_shell
 from subpixel_nb.training.recipe import configure
 
 SMALL = dict(dataset='synthetic', width=8, stacks=1, size=64, depth=2, batch=8, limit=48, lr=3e-3, precision='float32')
@@ -119,6 +119,20 @@ def test_words_that_are_no_parameters(wrong, capsys):
 def test_a_wrong_parameter_ends_the_command():
     status, said = ended(start(sys.executable, '-m', 'subpixel_nb.launch', *words(widht=3)))
     assert status == 1 and "unknown parameter 'widht'; known: width" in said
+
+
+def test_a_dry_run_says_what_a_run_takes_and_leaves_no_folder(tmp_path, capsys):
+    train_from_shell(['--dry-run', *words(**SMALL, output=tmp_path / 'run')])
+    said = capsys.readouterr().out
+    for line in (
+        r'width +8',
+        r'faces +48 to train on, \d+ to test on',
+        'steps +6 of 8 faces',
+        'time +about',
+        r'disk +\d+ MB',
+    ):
+        assert re.search(line, said), line
+    assert not (tmp_path / 'run').exists()
 
 
 def test_ports_are_free():

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from subpixel_nb.codec.encoding import encode
 from subpixel_nb.data.crops import load_faces
 from subpixel_nb.model.rivals import METHODS, find_method
 from subpixel_nb.model.siamese import MERGES
-from subpixel_nb.training.checkpoints import load_state, load_weights, read_metrics
+from subpixel_nb.training.checkpoints import load_state, load_weights, read_metrics, read_record
 from subpixel_nb.training.loop import (
     Feed,
     build_trainer,
@@ -30,10 +31,12 @@ from subpixel_nb.training.loop import (
     face_errors,
     plan_epoch,
     predict,
+    seconds_left,
     set_rate,
     share_of,
     step_loss,
     train,
+    write_duration,
 )
 from subpixel_nb.training.recipe import build_network, configure
 
@@ -319,6 +322,37 @@ def test_sigterm_saves_says_so_and_exits(faces, whole, tmp_path, monkeypatch, ca
     monkeypatch.setattr(training, moment, honest)
     train(config, *faces)
     same_run(config.folder, whole)
+
+
+def test_a_run_stops_when_its_time_is_up_and_goes_on(faces, whole, tmp_path, capsys):
+    "`minutes` count from the moment that the job began. A step is finished and the state is kept."
+    config, handler = configure(**SMALL, output=str(tmp_path / 'run'), minutes=2), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(SystemExit) as end:
+        train(config, *faces, began=time.monotonic() - 121)
+    assert end.value.code == 143 and signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    said = f'The time is up (minutes): stopped in epoch 1 after step 1; the state is kept in {config.folder}'
+    assert said in capsys.readouterr().out
+    train(config, *faces)
+    assert 's left' in capsys.readouterr().out
+    same_run(config.folder, whole)
+    starts = read_record(config.folder)['starts']
+    assert [(s['epoch'], s['step']) for s in starts] == [(0, 0), (0, 1)]
+    assert read_metrics(config.folder, 'times')[-1]['seconds_left'] == 0
+
+
+def test_the_time_that_is_left():
+    "Steps and measurements that are still to do; the last epoch is always measured."
+    config = configure(**SMALL | dict(epochs=5, test_every=2))
+    assert [seconds_left(config, done, 10, 1.0, 100.0) for done in range(6)] == [350, 340, 230, 220, 110, 0]
+    assert [write_duration(s) for s in (0.4, 99, 100, 5940, 6000, 90000)] == [
+        '0 s',
+        '99 s',
+        '2 min',
+        '99 min',
+        '1 h 40 min',
+        '25 h 00 min',
+    ]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 "What the loop asks of the machine: subpixel_nb.training.machine. Two processes are two real ones, over gloo."
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from subpixel_nb.training.machine import (
     autocast,
     best_device,
     compiled,
+    describe_sharing,
     find_device,
     keep_memory,
     processes,
@@ -296,3 +298,11 @@ def test_a_device_that_this_machine_does_not_have(given):
 def test_cuda_without_cuda():
     with pytest.raises(ValueError, match=r"device 'cuda' cannot be used here \(.*CUDA.*\). This machine has: cpu$"):
         find_device('cuda')
+
+
+def test_a_machine_that_others_use_is_told(monkeypatch):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    monkeypatch.setattr(os, 'getloadavg', lambda: (4.0, 9.0, 9.0))
+    assert describe_sharing() == ''
+    monkeypatch.setattr(os, 'getloadavg', lambda: (4.26, 0.0, 0.0))
+    assert describe_sharing().startswith('This machine is shared: its load is 4.3 on 4 cores')

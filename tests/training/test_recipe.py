@@ -7,6 +7,7 @@ import torch
 
 from subpixel_nb.model.augmentation import AUGMENTS
 from subpixel_nb.model.rivals import find_method
+from subpixel_nb.training.launch import read_parameters
 from subpixel_nb.training.recipe import (
     NOT_LEARNT,
     SCHEDULES,
@@ -15,6 +16,7 @@ from subpixel_nb.training.recipe import (
     configure,
     job_parameters,
     learnt_from,
+    run_command,
 )
 
 SMALL = dict(dataset='synthetic', width=8, stacks=1, size=64, depth=2)
@@ -79,6 +81,9 @@ def test_onecycle_warms_up_and_ends_at_zero():
         (dict(window=4), 'window: expected an odd number, got 4'),
         (dict(processes=3), 'batch: expected a multiple of processes .3., got 16'),
         (dict(size=100), 'size: expected a multiple of'),
+        (dict(batch='all'), "batch: expected a whole number or auto, got 'all'"),
+        (dict(batch=8.0), 'batch: expected int, got float 8.0'),
+        (dict(minutes=0), 'minutes: expected a positive number, got 0'),
     ],
 )
 def test_wrong_parameters(wrong, said):
@@ -123,8 +128,25 @@ def test_what_does_not_change_what_is_learnt():
     "Another place, another number of processes: the same run. Another sigma or seed: another."
     here = learnt_from(configure(**SMALL))
     assert here == learnt_from(
-        configure(**SMALL, output='there', processes=2, save_minutes=1.0, compile='off', resume=False)
+        configure(**SMALL, output='there', processes=2, save_minutes=1.0, compile='off', resume=False, minutes=3)
     )
     for other in (dict(sigma=2.0), dict(seed=1), dict(precision='bf16'), dict(limit=10), dict(augment='strong')):
         assert here != learnt_from(configure(**SMALL, **other))
     assert not here.keys() & set(NOT_LEARNT)
+
+
+@pytest.mark.parametrize(
+    'given',
+    [
+        {},
+        SMALL,
+        dict(dataset='300w', lr=3e-5, batch='auto', minutes=170, output='my runs/a b'),
+        dict(dataset='synthetic-wild', root='x', resume=False, limit=None, save_minutes=0.5),
+    ],
+)
+def test_a_run_names_the_command_that_makes_it_again(given):
+    "The words, read as a shell's, give the same config; only what the recipe does not say is among them."
+    config = configure(**given)
+    words = run_command(config)
+    assert words[:3] == ['python', '-m', 'subpixel_nb.launch'] and configure(**read_parameters(words[3:])) == config
+    assert words[3::3] == ['-p'] * (len(words) // 3 - 1) and len(words) <= 6 + 3 * len(given)
