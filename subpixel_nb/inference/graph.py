@@ -27,7 +27,7 @@ import subpixel_nb
 from ..codec.decoding import gaussian_fit_plain, local_softargmax_plain
 from ..codec.geometry import CROPS, from_heatmap
 from ..core import unknown, write_atomic
-from ..evaluation.uncertainty import Covariances
+from ..training.uncertainty import Covariances
 from .predictor import load_network
 from ..model.hourglass import StackedHourglass
 from ..model.rivals import CorrectedHourglass
@@ -64,7 +64,7 @@ def check_graph(
 class LandmarkGraph(nn.Module):
     """Crops (B, 3, S, S), RGB, to points (B, K, 2) in crop px, scores (B, K) and covariances (B, K, 2, 2) in px^2.
 
-    The covariance is that of the Gaussian fit, whatever the decoder, or the one learnt for the network (lesson 5.7); it
+    The covariance is that of the Gaussian fit, whatever the decoder, or the one learnt for the network (lesson 4.7); it
     is infinite where a heatmap has no peak to fit. Raises ValueError for crops of another size, TypeError for another
     dtype."""
 

@@ -42,7 +42,7 @@ from subpixel_nb.codec.geometry import (
 )
 from ..core import shorten, unknown
 from ..data.datasets import SCHEMES, DataError, Scheme
-from ..evaluation.uncertainty import Covariances
+from ..training.uncertainty import Covariances
 from .detection import KNOWN_DETECTORS, Detections, Detector, as_detections, find_detector
 from .landmarks import Landmarks, joined
 from subpixel_nb.inference.photos import (
@@ -65,7 +65,7 @@ from ..training.recipe import Config
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #db945039
 def load_network(given: Path | str) -> tuple[StackedHourglass, Config, Scheme, Covariances | None]:
-    """A checkpoint's network, config, landmark scheme, and the covariances learnt for it (lesson 5.7).
+    """A checkpoint's network, config, landmark scheme, and the covariances learnt for it (lesson 4.7).
 
     A scheme that is not a known one has no flip pairs. No covariances (None) where none were learnt.
     ValueError: the file does not hold weights and a config of this package."""
@@ -178,7 +178,7 @@ class Options:
     crop: str | Crop | None = None  # square around *given* boxes; None: the checkpoint's, for tight landmark boxes
     passes: int | None = None  # passes of the network per face; None: 2 for detected boxes, 1 for given ones
     inflate: float | Tensor | None = (
-        None  # the fit's covariance times this (or (K,)); None: the checkpoint's (lesson 5.7)
+        None  # the fit's covariance times this (or (K,)); None: the checkpoint's (lesson 4.7)
     )
     scheme: Scheme | None = None  # None: the checkpoint's landmark scheme
 
@@ -209,6 +209,17 @@ def fit_covariance(fit: Fit, learnt: Covariances | None = None, inflate: float |
     factor = torch.as_tensor(1.0 if inflate is None else inflate)
     return fit.covariance * factor.to(fit.covariance)[..., None, None]
 
+
+def _check_scheme(scheme: Scheme, points: int, flip: bool) -> None:
+    "ValueError where a scheme does not fit a network of so many `points`, or cannot be mirrored and has to be."
+    if scheme.points != points:
+        raise ValueError(f'scheme {scheme.name} has {scheme.points} landmarks, the network answers {points}')
+    if scheme.pairs is None and flip:
+        raise ValueError(
+            f'flip: the mirror pairs of {scheme.name} are not known. Give the scheme (datasets.read_scheme), '
+            'or leave flip out'
+        )
+
 # %% ../../nbs/6_inference/04_predictor.ipynb #17159729
 class CropReader:
     "Landmarks from the crop of a face: holds a network with its config, and its `CompleteOptions`."
@@ -225,13 +236,7 @@ class CropReader:
 
         ValueError: they do not fit the network."""
         scheme = options.scheme or scheme
-        if scheme.points != net.points:
-            raise ValueError(f'scheme {scheme.name} has {scheme.points} landmarks, the network answers {net.points}')
-        if scheme.pairs is None and options.flip:
-            raise ValueError(
-                f'flip: the mirror pairs of {scheme.name} are not known. Give the scheme (datasets.read_scheme), '
-                'or leave flip out'
-            )
+        _check_scheme(scheme, net.points, options.flip)
         self.device, self.covariances = find_device(options.device), covariances
         self.net, self.config, self.options = net.to(self.device).eval(), config, options
         self.size = config.size  # side of the network's view, px

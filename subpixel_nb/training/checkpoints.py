@@ -129,7 +129,7 @@ def save_weights(
     """Write the network alone, with its config and the landmark scheme's name.
 
     `dtype`: of the numbers in the file; bfloat16 halves its size (`load_weights` returns float32 in any case).
-    `covariances`: what lesson 5.7 learnt of the network's errors, as plain numbers (`Covariances.as_dict`).
+    `covariances`: what lesson 4.7 learnt of the network's errors, as plain numbers (`Covariances.as_dict`).
     `terms`: on which the network may be used; whoever loads it is told."""
     if faces.scheme is None:
         raise ValueError('save_weights: the faces have no landmark scheme, and the file must name one.')

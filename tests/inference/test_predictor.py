@@ -22,7 +22,6 @@ from subpixel_nb.codec.geometry import CROPS, Crop, crop_square, landmark_box, o
 from subpixel_nb.data.datasets import SCHEMES, DataError, Scheme, read_split
 from subpixel_nb.data.metrics import nme, normaliser
 from subpixel_nb.data.synthetic import synthetic_faces
-from subpixel_nb.evaluation.uncertainty import Covariances, held_shares, squared_mahalanobis
 from subpixel_nb.inference.detection import Detections, Detector
 from subpixel_nb.inference.photos import Photo, cut_square, read_photo, turn_about, turned_squares
 from subpixel_nb.inference.predictor import (
@@ -43,6 +42,7 @@ from subpixel_nb.training import checkpoints
 from subpixel_nb.training.checkpoints import find_checkpoint, save_weights
 from subpixel_nb.training.loop import predict
 from subpixel_nb.training.recipe import Config, build_network, configure
+from subpixel_nb.training.uncertainty import Covariances, held_shares, squared_mahalanobis
 
 RGB = Scheme('rgb', 3, ())
 SPOTS = torch.tensor([[70.3, 61.8], [122.6, 75.1], [95.9, 118.4]], dtype=torch.float64)

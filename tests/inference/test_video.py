@@ -19,10 +19,10 @@ from subpixel_nb.inference.photos import Photo, read_photo, turn_about
 from subpixel_nb.inference.predictor import Predictor
 from subpixel_nb.inference.video import (
     Tracker,
-    count_frames,
     draw_points,
     next_frame_boxes,
     overlap,
+    promised_frames,
     read_video,
     track_video,
     write_video,
@@ -524,4 +524,4 @@ def test_a_stop_in_the_middle_of_a_film_keeps_what_was_found(tmp_path, monkeypat
     with pytest.warns(UserWarning, match='in.mp4: stopped; what was found in the first 4 frames is kept'):
         found = track_video(predictor, tmp_path / 'in.mp4', tmp_path / 'out.mkv', tmp_path / 'out.csv', boxes=BOX)
     assert len(found) == 4 and len(list(read_video(tmp_path / 'out.mkv'))) == 4
-    assert count_frames(tmp_path / 'in.mp4') == 8
+    assert promised_frames(tmp_path / 'in.mp4') == 8

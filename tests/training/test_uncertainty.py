@@ -9,7 +9,9 @@ import torch
 from subpixel_nb.codec.decoding import Fit, gaussian_fit
 from subpixel_nb.codec.encoding import encode
 from subpixel_nb.data.synthetic import synthetic_faces
-from subpixel_nb.evaluation.uncertainty import (
+from subpixel_nb.training.loop import predict
+from subpixel_nb.training.recipe import build_network, configure
+from subpixel_nb.training.uncertainty import (
     Covariances,
     FittedFaces,
     fit_faces,
@@ -17,8 +19,6 @@ from subpixel_nb.evaluation.uncertainty import (
     learn_covariances,
     squared_mahalanobis,
 )
-from subpixel_nb.training.loop import predict
-from subpixel_nb.training.recipe import build_network, configure
 
 
 def random_fits(count: int, points: int = 3, seed: int = 0) -> Fit:
