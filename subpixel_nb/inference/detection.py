@@ -183,11 +183,11 @@ class Detector:
 
     def settle(self, photo: Photo, box: Tensor) -> Detections:
         "The face in a box (4,), seen from close by and upright: none, or one."
-        best = joined_detections([self.see_in(photo, box, turn) for turn in (0.0, 90.0, 180.0, 270.0)])[:1]
-        if not len(best):
-            return best
-        last = self.see_in(photo, best.boxes[0], best.rolls.item())
-        return last if len(last) else best
+        every = [self.see_in(photo, box, turn) for turn in (0.0, 90.0, 180.0, 270.0)]
+        looks = sorted((look for look in every if len(look)), key=lambda look: -look.scores.item())[:2]
+        again = [self.see_in(photo, look.boxes[0], look.rolls.item()) for look in looks]
+        found = [look for look in again if len(look)] or looks
+        return max(found, key=lambda look: look.scores.item()) if found else every[0]
 
     def see_in(self, photo: Photo, box: Tensor, roll: float) -> Detections:
         "The surest face whose middle lies in a box (4,), seen from close by with this roll: none, or one."

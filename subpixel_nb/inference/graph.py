@@ -27,11 +27,11 @@ import subpixel_nb
 from ..codec.decoding import gaussian_fit_plain, local_softargmax_plain
 from ..codec.geometry import CROPS, from_heatmap
 from ..core import unknown, write_atomic
-from ..training.uncertainty import Covariances
 from .predictor import load_network
 from ..model.hourglass import StackedHourglass
 from ..model.rivals import CorrectedHourglass
 from ..training.recipe import Config
+from ..training.uncertainty import Covariances
 
 # %% ../../nbs/6_inference/07_graph.ipynb #b499e05f
 GRAPH_DECODERS = ('gaussian', 'local')

@@ -42,7 +42,6 @@ from subpixel_nb.codec.geometry import (
 )
 from ..core import shorten, unknown
 from ..data.datasets import SCHEMES, DataError, Scheme
-from ..training.uncertainty import Covariances
 from .detection import KNOWN_DETECTORS, Detections, Detector, as_detections, find_detector
 from .landmarks import Landmarks, joined
 from subpixel_nb.inference.photos import (
@@ -62,6 +61,7 @@ from ..model.siamese import merge
 from ..training.checkpoints import find_checkpoint, load_weights
 from ..training.machine import autocast, find_device
 from ..training.recipe import Config
+from ..training.uncertainty import Covariances
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #db945039
 def load_network(given: Path | str) -> tuple[StackedHourglass, Config, Scheme, Covariances | None]:
@@ -426,8 +426,8 @@ class Predictor:
         """Landmarks of the faces in a photo, a folder, a list, a mapping from names, or a batch (see `list_photos`).
 
         `boxes`: x1 y1 x2 y2 in 0-based px. For one photo (4,) or (n, 4); for many, a list with an entry for each, or a
-        mapping from names. None: the detector's. `on_error`: 'skip' leaves out photos that cannot be read or that a box
-        misses, and warns. A photo without a face gives no rows; it is named in `.empty` and in a warning."""
+        mapping from names. None: the detector's. `on_error`: 'skip' leaves out photos that cannot be read, and warns. A
+        photo without a face gives no rows; `.empty` and a warning name it."""
         if on_error not in ('raise', 'skip'):
             raise unknown('on_error', on_error, ('raise', 'skip'))
         return _predict_photos(self, list_photos(photos), boxes, on_error == 'skip')
