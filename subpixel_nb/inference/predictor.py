@@ -396,10 +396,10 @@ def open_network(
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #abd16acb
 class Predictor:
-    """Finds landmarks in photos with a trained network: `Predictor('runs/my-run')('photo.jpg')` -> `Landmarks`.
+    """Finds landmarks in photos: `Predictor('runs/my-run')('photo.jpg')` -> `Landmarks`. Made once, called often.
 
-    Made once, from a checkpoint (a run's folder, a weights file, a shipped model's name, or a pair of a network and its
-    config) and `Options` by name; called often. `seconds` adds up the time of each stage."""
+    From a checkpoint (a run's folder, a weights file, a shipped model's name, or a network with its config) and
+    `Options` by name. `seconds` adds up the time of each stage."""
 
     def __init__(self, checkpoint: Path | str | tuple[StackedHourglass, Config] = 'synthetic', **options: Any):
         names = [f.name for f in fields(Options)]
