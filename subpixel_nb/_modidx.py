@@ -2071,6 +2071,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                                   'subpixel_nb/training/uncertainty.py'),
                                                   'subpixel_nb.training.uncertainty.held_shares': ( '4_training/uncertainty.html#held_shares',
                                                                                                     'subpixel_nb/training/uncertainty.py'),
+                                                  'subpixel_nb.training.uncertainty.joined_fits': ( '4_training/uncertainty.html#joined_fits',
+                                                                                                    'subpixel_nb/training/uncertainty.py'),
                                                   'subpixel_nb.training.uncertainty.learn_covariances': ( '4_training/uncertainty.html#learn_covariances',
                                                                                                           'subpixel_nb/training/uncertainty.py'),
                                                   'subpixel_nb.training.uncertainty.squared_mahalanobis': ( '4_training/uncertainty.html#squared_mahalanobis',
