@@ -61,7 +61,8 @@ def encode(
     """Heatmaps (..., K, H, W): Eq. 1 at the pixel centres. The centre may lie anywhere, also outside the frame.
 
     Raises: ValueError for an unknown mode or amplitude, a stride or sigma that is not above 0, a visible point that is
-    not finite. (Sigma and points are not looked at in compiled code.)"""
+    not finite. (Sigma and points are looked at on a CPU only, and not in compiled code: a GPU would have to be waited
+    for.)"""
     height, width = (size, size) if isinstance(size, int) else size
     if not stride > 0:
         raise ValueError(f'stride: expected image px per heatmap px above 0, got {stride}')
@@ -69,7 +70,7 @@ def encode(
     centres = heatmap_centres(points, stride, mode)
     if visible is not None:
         centres = centres.masked_fill(~visible[..., None], 0)  # an invisible landmark may be NaN
-    if not torch.compiler.is_compiling():
+    if points.device.type == 'cpu' and not torch.compiler.is_compiling():  # elsewhere a look costs a wait
         _check_gaussians(centres, sigma)
     x, y = centres.unbind(-1)
     gx = gaussian(torch.arange(width, device=points.device) - x[..., None], sigma)
