@@ -178,7 +178,7 @@ class Detector:
         "The faces in a look, with the detector's own boxes in px of the photo; and whether it tells how they lean."
         boxes, scores, *five = (torch.as_tensor(np.asarray(v, dtype=float)) for v in self.detect(look.pixels))
         boxes, turn = look.boxes_in_photo(boxes.view(-1, 4)), torch.full((scores.numel(),), float(look.roll)).double()
-        rolls = turn + roll_of_five(five[0].view(-1, 5, 2)) if five else turn
+        rolls = (turn + roll_of_five(five[0].view(-1, 5, 2)) + 180) % 360 - 180 if five else turn
         return Detections(boxes, scores.view(-1), rolls, (turn / 90).round() % 4 * 90), bool(five)
 
     def settle(self, photo: Photo, box: Tensor) -> Detections:
