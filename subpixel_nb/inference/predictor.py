@@ -433,7 +433,7 @@ class Predictor:
         return _predict_photos(self, list_photos(photos), boxes, on_error == 'skip')
 
     def find(self, photo: Photo) -> Detections:
-        "The faces that the detector finds, the largest first: with how each leans, and the quarter turn that showed it."
+        "The faces that the detector finds, the largest first, with their lean and the quarter turn that showed them."
         self.detector = find_detector(self.detector)
         options = dict(smallest=self.options.smallest) if isinstance(self.detector, Detector) else {}
         found = as_detections(self.detector(photo, **options))
