@@ -1987,6 +1987,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                              'subpixel_nb/training/machine.py'),
                                               'subpixel_nb.training.machine.share_cores': ( '4_training/machine.html#share_cores',
                                                                                             'subpixel_nb/training/machine.py'),
+                                              'subpixel_nb.training.machine.share_machine': ( '4_training/machine.html#share_machine',
+                                                                                              'subpixel_nb/training/machine.py'),
                                               'subpixel_nb.training.machine.share_norms': ( '4_training/machine.html#share_norms',
                                                                                             'subpixel_nb/training/machine.py')},
             'subpixel_nb.training.preview': { 'subpixel_nb.training.preview.Preview': ( '4_training/preview.html#preview',

@@ -137,8 +137,7 @@ def test_export_reproduces_the_package(tmp_path):
     run_tool('nbdev_export', cwd=copy)
     after = {str(p.relative_to(package)): p.read_bytes() for p in package.rglob('*.py')}
     assert sorted(before) == sorted(after), 'a module without a notebook, or a notebook not exported: run nbdev_export'
-    written = [n for n in before if n != '__init__.py']  # nbdev keeps only the version there; the rest is by hand
-    assert [n for n in written if before[n] != after[n]] == [], 'these differ from their notebooks: run nbdev_export'
+    assert [n for n in before if before[n] != after[n]] == [], 'these differ from their notebooks: run nbdev_export'
 
 
 def test_notebooks_are_clean(tmp_path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEVICES', 'best_device', 'find_device', 'has_bf16', 'autocast', 'compiled', 'SharedBatchNorm2d', 'share_norms',
            'processes', 'Vote', 'after_the_first', 'share_cores', 'rest_threads', 'machine_name', 'describe_sharing',
-           'keep_memory']
+           'share_machine', 'keep_memory']
 
 # %% ../../nbs/4_training/01_machine.ipynb #8b5e798f
 import ctypes
@@ -227,6 +227,15 @@ def describe_sharing() -> str:
     return (
         f'This machine is shared: its load is {load:.1f} on {cores} cores, so times will be longer than on a quiet one.'
     )
+
+# %% ../../nbs/4_training/01_machine.ipynb #66590d23
+def share_machine() -> str:
+    "Compute on one thread if others use this machine (`describe_sharing`); what to tell the reader, or ''."
+    told = describe_sharing()
+    if told:
+        torch.set_num_threads(1)
+        told += ' One thread is used, since threads that wait for each other would be slower.'
+    return told
 
 # %% ../../nbs/4_training/01_machine.ipynb #c0cbf097
 def keep_memory() -> bool:

@@ -24,6 +24,7 @@ from subpixel_nb.training.machine import (
     processes,
     rest_threads,
     share_cores,
+    share_machine,
     share_norms,
 )
 
@@ -306,3 +307,13 @@ def test_a_machine_that_others_use_is_told(monkeypatch):
     assert describe_sharing() == ''
     monkeypatch.setattr(os, 'getloadavg', lambda: (4.26, 0.0, 0.0))
     assert describe_sharing().startswith('This machine is shared: its load is 4.3 on 4 cores')
+
+
+def test_a_busy_machine_is_shared_with_one_thread(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, 'set_num_threads', asked.append)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    monkeypatch.setattr(os, 'getloadavg', lambda: (1.0, 9.0, 9.0))
+    assert share_machine() == '' and asked == []
+    monkeypatch.setattr(os, 'getloadavg', lambda: (6.0, 0.0, 0.0))
+    assert 'shared' in share_machine() and 'One thread' in share_machine() and asked == [1, 1]
