@@ -226,12 +226,13 @@ class PhotoFaces:
     def mark(self, p: Predictor, box: Sequence[float], i: int | None = None) -> int:
         """Put a face into a given box x1 y1 x2 y2, and return its number: `i` where face `i` overlaps with the box.
 
-        The new face leans as the one that it replaces. Raises ValueError where the four numbers are no box, DataError
-        where the box is off the photo."""
+        The new face is upright, or leans as the one that it replaces if that leans by over 30 degrees. Raises
+        ValueError where the four numbers are no box, DataError where the box is off the photo."""
         new = BoxedFace(self.photo, given_boxes(box, [self.photo.name])[self.photo.name][0])
         number = len(self.faces)
         if i is not None and overlap(new.box[None], self.faces[i].box[None]).item() > 0:
-            number, new = i, replace(new, roll=self.faces[i].roll)
+            number, roll = i, self.faces[i].roll
+            new = replace(new, roll=roll) if abs(roll) > 30 else new  # training has seen up to 30 degrees
         maps = predict_maps(p, new)
         self.faces[number : number + 1], self.kept[number], self.note = [new], maps, ''
         return number
