@@ -158,7 +158,7 @@ def preview_run(config: Config, faces: Faces, test: Faces) -> Preview:
     free = check_disk(config.folder, disk)
     pace, look = None, 0.0
     if begins[0] < config.epochs and not _forks_later(config):
-        pace, net = time_steps(config, faces)
+        pace, _ = time_steps(config, faces)  # its network may have diverged; the untrained one is as fast
         look = _time_test(config, net, test)
     sizes = (len(faces), len(test), faces.scheme.points, steps)
     return Preview(config, *sizes, begins, pace, look, _memory(), disk, free)
