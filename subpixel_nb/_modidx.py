@@ -1347,6 +1347,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                            'subpixel_nb/inference/photos.py'),
                                               'subpixel_nb.inference.photos.turn_about': ( '6_inference/photos.html#turn_about',
                                                                                            'subpixel_nb/inference/photos.py'),
+                                              'subpixel_nb.inference.photos.turned_photo': ( '6_inference/photos.html#turned_photo',
+                                                                                             'subpixel_nb/inference/photos.py'),
                                               'subpixel_nb.inference.photos.turned_squares': ( '6_inference/photos.html#turned_squares',
                                                                                                'subpixel_nb/inference/photos.py')},
             'subpixel_nb.inference.predictor': { 'subpixel_nb.inference.predictor.Answer': ( '6_inference/predictor.html#answer',

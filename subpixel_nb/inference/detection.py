@@ -118,16 +118,14 @@ class Look:
         return torch.cat([middle - half, middle + half], 1)
 
 
-def look_at_all(photo: Photo, factor: float, turn: int = 0) -> Look:
-    "A whole photo, scaled by a factor, with upright at `turn` degrees clockwise, a multiple of 90."
-    size = [max(round(v * factor), 1) for v in photo.size]
-    small = photo.image if tuple(size) == photo.size else photo.image.resize(size, Image.Resampling.BICUBIC)
-    pixels = np.rot90(np.asarray(small), turn // 90)
-    scale = torch.tensor(photo.size, dtype=torch.float64) / torch.tensor(size)
-    middles = [(torch.tensor(shape[1::-1], dtype=torch.float64) - 1) / 2 for shape in (pixels.shape, size[::-1])]
+def look_at_all(photo: Photo, small: np.ndarray, turn: int = 0) -> Look:
+    "A whole photo, seen in a scaled copy (h, w, 3), with upright at `turn` degrees clockwise, a multiple of 90."
+    pixels, size = np.rot90(small, turn // 90), torch.tensor(small.shape[1::-1])
+    scale = torch.tensor(photo.size, dtype=torch.float64) / size
+    old, new = (size - 1) / 2, (torch.tensor(pixels.shape[1::-1]) - 1) / 2
 
     def back(points: Tensor) -> Tensor:
-        upright = turn_about(points - middles[0] + middles[1], middles[1], torch.tensor(float(turn)))
+        upright = turn_about(points - new + old, old.to(points), torch.tensor(float(turn)))
         return (upright + 0.5) * scale - 0.5
 
     return Look(pixels, back, turn)
@@ -145,9 +143,7 @@ def look_closely(photo: Photo, box: Tensor, roll: float, size: int = 128, around
 class Detector:
     "A face detector with the rule from its boxes to landmark boxes."
 
-    detect: Callable[
-        [np.ndarray], Sequence[Any]
-    ]  # pixels -> boxes (n, 4), scores (n,), and maybe five points (n, 5, 2)
+    detect: Callable[[np.ndarray], Sequence[Any]]  # pixels -> boxes (n, 4), scores (n,)[, five points (n, 5, 2)]
     rule: Crop  # from its box to the square about the landmarks
     least: float = 80.0  # side in px of the smallest face that it sees
     share: float = 12.0  # by default, faces are detected down to this part of the photo's longer side
@@ -161,14 +157,16 @@ class Detector:
         smallest = max(self.least, max(photo.size) / self.share) if smallest is None else smallest
         if not smallest > 0:
             raise ValueError(f'smallest: expected a positive number of px, got {smallest!r}')
-        found = self.search(photo, self.least / smallest, 0)
+        size = [max(round(side * self.least / smallest), 1) for side in photo.size]
+        small = photo.image if tuple(size) == photo.size else photo.image.resize(size, Image.Resampling.BICUBIC)
+        found = self.search(photo, np.asarray(small), 0)
         if not len(found):
-            found = joined_detections([self.search(photo, self.least / smallest, turn) for turn in (90, 180, 270)])
+            found = joined_detections([self.search(photo, np.asarray(small), turn) for turn in (90, 180, 270)])
         return found[(found.boxes[:, 2] - found.boxes[:, 0]).argsort(descending=True, stable=True)]
 
-    def search(self, photo: Photo, factor: float, turn: int) -> Detections:
-        "The faces seen in a photo scaled by a factor, with upright at `turn` degrees clockwise."
-        found, leans = self.see(look_at_all(photo, factor, turn))
+    def search(self, photo: Photo, small: np.ndarray, turn: int) -> Detections:
+        "The faces seen in a scaled copy (h, w, 3) of a photo, with upright at `turn` degrees clockwise."
+        found, leans = self.see(look_at_all(photo, small, turn))
         if leans:
             found = joined_detections([self.settle(photo, box) for box in found.boxes] or [found])
         boxes = as_landmark_boxes(found.boxes, self.rule, found.rolls)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Photo', 'find_path', 'read_photo', 'list_photos', 'check_square', 'turn_about', 'turned_squares', 'face_map',
-           'cut_square']
+           'turned_photo', 'cut_square']
 
 # %% ../../nbs/6_inference/01_photos.ipynb #384ae526
 import io
@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,13 @@ def face_map(squares: Tensor, rolls: Tensor, size: int, margin: int = 0) -> Tens
     "Maps (n, 3, 3) from photo px to upright views of `size` + 2 `margin` px of squares (n, 3) that lean by rolls (n,)."
     still = torch.zeros_like(rolls)
     return compose(square_map(squares, size, margin), similarity(rolls, still + 1, still, size + 2 * margin))
+
+
+def turned_photo(photo: Photo, points: Tensor, degrees: float) -> tuple[Photo, Tensor]:
+    "A photo turned clockwise about its middle, on a canvas that holds all of it, and its points (..., 2)."
+    image = photo.image.rotate(-degrees, Image.Resampling.BICUBIC, expand=True)
+    old, new = ((torch.tensor(size, dtype=torch.float64) - 1) / 2 for size in (photo.size, image.size))
+    return replace(photo, image=image), turn_about(points.double(), old, torch.tensor(float(degrees))) - old + new
 
 # %% ../../nbs/6_inference/01_photos.ipynb #699d1762
 def cut_square(photo: Photo, square: Any, size: int, margin: int = 0, roll: float = 0.0) -> np.ndarray:

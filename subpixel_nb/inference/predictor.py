@@ -171,15 +171,11 @@ class Options:
     views: Sequence[tuple[float, float]] = ()  # average with views turned by degrees and scaled
     batch: int = 16  # faces per pass of the network
     precision: str = 'float32'  # float32, bf16, auto: bf16 where the machine computes in it
-    detector: 'str | Callable[[Photo], Any]' = (
-        'centerface'  # a name, or Photo -> Detections, or (landmark boxes, scores)
-    )
+    detector: 'str | Callable[[Photo], Any]' = 'centerface'  # a name, or a function: see `as_detections`
     smallest: float | None = None  # side in px of the smallest face to detect; None: the detector's share of the photo
     crop: str | Crop | None = None  # square around *given* boxes; None: the checkpoint's, for tight landmark boxes
     passes: int | None = None  # passes of the network per face; None: 2 for detected boxes, 1 for given ones
-    inflate: float | Tensor | None = (
-        None  # the fit's covariance times this (or (K,)); None: the checkpoint's (lesson 4.7)
-    )
+    inflate: float | Tensor | None = None  # the fit's covariance times this or (K,); None: lesson 4.7's
     scheme: Scheme | None = None  # None: the checkpoint's landmark scheme
 
     def __post_init__(self) -> None:
@@ -497,7 +493,7 @@ def _find_faces(
             with timed(predictor.seconds, 'read'):
                 photo = replace(read_photo(source, name), name=name)
             if given:
-                found = as_detections((boxes[name], torch.ones(len(boxes[name]))))
+                found = as_detections((boxes[name], None))
             else:
                 with timed(predictor.seconds, 'detect'):
                     found = predictor.find(photo)

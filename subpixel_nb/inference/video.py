@@ -302,8 +302,7 @@ class Tracker:
         "Upright faces whose boxes were given for this frame, as landmark boxes, and that no track has taken."
         new = self.boxes.get(self.frame, torch.zeros(0, 4, dtype=torch.float64))
         boxes = convert_boxes(new, self.predictor.options.crop, self.predictor.config.crop)
-        boxes = _correct_tracks(self.tracks, boxes)
-        return as_detections((boxes, torch.ones(len(boxes))))
+        return as_detections((_correct_tracks(self.tracks, boxes), None))
 
     def follow(self, photo: Photo, tracks: list[Track], passes: int) -> Landmarks:
         "Landmarks of tracks, whose boxes move on. Lost ones, and those upon another's face, leave the list."

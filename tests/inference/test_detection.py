@@ -29,7 +29,7 @@ from subpixel_nb.inference.detection import (
     fit_rule,
     roll_of_five,
 )
-from subpixel_nb.inference.photos import Photo, read_photo, turn_about, turned_squares
+from subpixel_nb.inference.photos import Photo, read_photo, turn_about, turned_photo, turned_squares
 
 
 def test_rule_by_hand():
@@ -211,11 +211,8 @@ def network():
 def test_centerface_finds_real_faces_at_any_angle(shared_data, network, angle):
     "Each of 14 faces once, where it is, upright within 20 degrees of the line of its eyes."
     for face in read_split('300w', 'common', shared_data / '300w')[::40]:
-        upright = open_photo(face.photo)[0]
-        canvas = upright.rotate(-angle, Image.Resampling.BICUBIC, expand=True)
-        old, new = ((torch.tensor(image.size, dtype=torch.float64) - 1) / 2 for image in (upright, canvas))
-        points = turn_about(face.points.double(), old, torch.tensor(float(angle))) - old + new
-        found = network(Photo(canvas, 'turned'))
+        photo, points = turned_photo(read_photo(face.photo), face.points, angle)
+        found = network(photo)
         eyes = points[45] - points[36]
         off = (found.rolls - torch.rad2deg(torch.atan2(eyes[1], eyes[0])) + 180) % 360 - 180
         truth = turned_squares(leaning_box(points, off, found.rolls), found.rolls)

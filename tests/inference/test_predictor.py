@@ -23,7 +23,7 @@ from subpixel_nb.data.datasets import SCHEMES, DataError, Scheme, read_split
 from subpixel_nb.data.metrics import nme, normaliser
 from subpixel_nb.data.synthetic import synthetic_faces
 from subpixel_nb.inference.detection import Detections, Detector
-from subpixel_nb.inference.photos import Photo, cut_square, read_photo, turn_about, turned_squares
+from subpixel_nb.inference.photos import cut_square, read_photo, turn_about, turned_photo, turned_squares
 from subpixel_nb.inference.predictor import (
     BoxedFace,
     Options,
@@ -480,22 +480,17 @@ def test_a_read_only_array_of_boxes_is_no_one_elses_warning():
 @pytest.mark.parametrize('roll', [0.0, 33.0, 90.0, -140.0, 180.0])
 def test_a_leaning_face_is_read_upright(roll):
     "The photo is turned, and the detector says how the face leans: points and covariances turn with it."
-    photo = read_photo(spots())
-    middle = (torch.tensor(photo.size, dtype=torch.float64) - 1) / 2
-    leaning = Photo(photo.image.rotate(-roll, Image.Resampling.BICUBIC, expand=True), 'leaning')
-    new = (torch.tensor(leaning.size, dtype=torch.float64) - 1) / 2
-
-    def lean(points):
-        return turn_about(points, middle, torch.tensor(roll)) - middle + new
-
+    corners = (BOX[0, :2] + BOX[0, 2:])[None] / 2
+    leaning, (*points, middle) = turned_photo(read_photo(spots()), torch.cat([SPOTS, corners]), roll)
+    points = torch.stack(points)
     size = (BOX[0, 2:] - BOX[0, :2]) / 2
-    box = torch.cat([lean((BOX[0, :2] + BOX[0, 2:]) / 2) - size, lean((BOX[0, :2] + BOX[0, 2:]) / 2) + size])
+    box = torch.cat([middle - size, middle + size])
     one = torch.tensor([roll], dtype=torch.float64)
     seen = Detections(box[None].double(), torch.ones(1), one, (one / 90).round() % 4 * 90)
     p = colours(detector=lambda photo: seen)
     p.reader.covariances = Covariances(torch.tensor([[[4.0, 1.0], [1.0, 2.0]]] * 3), (0.0, 0.0))
     found = p(leaning)
-    assert (found.points[0] - lean(SPOTS.double())).norm(dim=-1).max() < 0.15 and found.rolls.tolist() == [roll]
+    assert (found.points[0] - points).norm(dim=-1).max() < 0.15 and found.rolls.tolist() == [roll]
     turn = angle_to_rotation_matrix(torch.tensor(-roll, dtype=torch.float64))
     scale = crop_square(found.boxes)[0, 2] / 32  # photo px in a pixel of the heatmap
     expected = turn @ torch.tensor([[4.0, 1.0], [1.0, 2.0]], dtype=torch.float64) @ turn.T * scale**2
@@ -554,7 +549,7 @@ def test_a_stop_in_the_middle_keeps_what_was_found():
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.filterwarnings('ignore:300w. trained on 300-W')
-@pytest.mark.parametrize('name, worst, held', [('synthetic', 5.2, (88, 99)), ('300w', 3.15, (93, 97))])
+@pytest.mark.parametrize('name, worst, held', [('synthetic', 4.9, (88, 95)), ('300w', 3.15, (93, 97))])
 def test_the_networks_that_ship(shared_data, name, worst, held):
     "On the 554 common faces of 300W, in true boxes: what the card says, at most `worst`; 95 % ellipses hold `held`."
     path = find_checkpoint(name)

@@ -20,13 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import copy_project
 from PIL import Image
 from test_browser import CHROMIUM, OPEN, RUN, RUN_ALL, START, evaluate, free_port, jupyter_lab
 
 from subpixel_nb.data.synthetic import synthetic_faces
-from subpixel_nb.inference.photos import turn_about
+from subpixel_nb.inference.photos import read_photo, turned_photo
 from subpixel_nb.inference.predictor import Predictor
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -190,16 +189,13 @@ def try_it(page, face: Path):
 
 def try_a_tilted_photo(box, path: Path):
     "The astronaut, turned by 120 degrees: the page finds her, says how, and shows the points of the upright photo."
-    upright = Image.fromarray(importlib.import_module('skimage.data').astronaut())
-    upright.rotate(-120, Image.Resampling.BICUBIC, expand=True).save(path)
+    upright = read_photo(importlib.import_module('skimage.data').astronaut())
+    tilted, expected = turned_photo(upright, Predictor('synthetic')(upright).points[0], 120.0)
+    tilted.image.save(path)
     box.locator('input[type=file]').set_input_files(path)
-    size = Image.open(path).size
-    title = f'tilted.png, {size[0]} x {size[1]} px'
+    title = f'tilted.png, {tilted.size[0]} x {tilted.size[1]} px'
     state = seen(box, lambda s: s['titles'][:1] == [title] and 'Landmark' in s['said'], 'the tilted photo')
     assert state['said'].startswith('1 face. Seen in a photo turned by 90 degrees.')
-    found = Predictor('synthetic')(upright).points[0]
-    old, new = ((torch.tensor(one, dtype=torch.float64) - 1) / 2 for one in (upright.size, size))
-    expected = turn_about(found, old, torch.tensor(120.0)) - old + new
     away = np.linalg.norm(np.array(state['points']) - expected.numpy(), axis=1)
     assert np.median(away) < 3 and away.max() < 20  # of a face of 90 px
 
