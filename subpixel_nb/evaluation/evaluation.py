@@ -32,7 +32,7 @@ from torch import Tensor
 from ..codec.geometry import inverse, landmark_box, transform_points
 from ..core import shorten, unknown, write_atomic
 from ..data.crops import Faces, StreamedCrops
-from ..data.datasets import DataError, Dataset, containing_file, read_pts
+from ..data.datasets import DataError, Dataset, containing_file, read_pts, read_text
 from subpixel_nb.data.metrics import (
     INNER_49,
     POSE_MARKS,
@@ -225,8 +225,8 @@ def _read_npy(path: Path) -> Iterator[Prediction]:
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #d27348db
 def _read_csv(path: Path) -> Iterator[Prediction]:
-    with open(path, newline='', encoding='utf-8-sig') as file:
-        rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    lines = csv.reader(io.StringIO(read_text(path), newline=''))
+    rows = [(number, row) for number, row in enumerate(lines, 1) if row]
     if rows and {'photo', 'landmark', 'x', 'y'} <= set(rows[0][1]):
         yield from _read_landmark_rows(path, rows)
         return
@@ -286,7 +286,7 @@ def _photo_of(result: Mapping[str, Any], images: Mapping[Any, str], stem: str) -
 
 # %% ../../nbs/5_evaluation/01_evaluation.ipynb #8cfea5f1
 def _read_json(path: Path, images: Mapping[Any, str] | None = None) -> Iterator[Prediction]:
-    given, stem = json.loads(path.read_text('utf-8-sig')), path.stem
+    given, stem = json.loads(read_text(path)), path.stem
     if isinstance(given, dict) and 'instance_info' in given:  # of mmpose's demos: results_PHOTO.json
         given, stem = given['instance_info'], stem.removeprefix('results_')
     elif isinstance(given, dict) and 'annotations' in given:
@@ -334,7 +334,7 @@ _PICKLES = ('.pkl', '.pickle', '.pt', '.pth', '.joblib')
 def _predictions(path: Path, images: Path | str | None) -> list[Prediction]:
     "What a file or folder holds; DataError where it cannot be read."
     try:
-        names = _image_names(Path(images), json.loads(Path(images).read_text('utf-8-sig'))) if images else None
+        names = _image_names(Path(images), json.loads(read_text(images))) if images else None
         if path.is_dir():
             return list(_read_files(path, names))
         read = partial(_read_json, images=names) if path.suffix.lower() == '.json' else _READERS[path.suffix.lower()]

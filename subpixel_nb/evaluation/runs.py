@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..core import unknown
-from ..data.datasets import SCHEMES, DataError, Scheme
+from ..data.datasets import DataError, Scheme, scheme_of
 from subpixel_nb.data.metrics import (
     POSE_MARKS,
     bootstrap,
@@ -188,8 +188,7 @@ class Answers:
     @property
     def scheme(self) -> Scheme:
         "The landmark layout that has as many points."
-        count = self.truth.shape[1]
-        return SCHEMES.get(count) or Scheme(f'{count} points', count)
+        return scheme_of(self.truth.shape[1])
 
     def errors(self, decoder: str) -> Tensor:
         "NME (N,) in percent. ValueError: an unknown decoder."
@@ -208,7 +207,7 @@ def _load_answers(path: Path, stamp: int) -> Answers:
     }
     if not points or any(p.shape != truth.shape for p in points.values()) or visible.shape != truth.shape[:2]:
         raise ValueError(f'points {[tuple(p.shape) for p in points.values()]} for a truth of {tuple(truth.shape)}')
-    scheme = SCHEMES.get(truth.shape[1]) or Scheme('', truth.shape[1])
+    scheme = scheme_of(truth.shape[1])
     norm = normaliser(truth, visible, scheme.normaliser, scheme)
     return Answers(tuple(map(str, arrays['names'])), truth, visible, points, norm, (path, stamp))
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..core import shorten, unknown, write_atomic
-from ..data.datasets import DataError
+from ..data.datasets import DataError, read_text
 
 # %% ../../nbs/6_inference/03_landmarks.ipynb #2e1de211
 @dataclass
@@ -255,7 +255,7 @@ def read_boxes(path: Path | str, frames: bool = False) -> dict[Any, np.ndarray]:
     `frames`: the photos are frames of a video, and the keys their numbers. DataError: another kind of file."""
     path = Path(path).expanduser()
     try:
-        table = pd.read_csv(path, dtype={'photo': str}, encoding='utf-8-sig', skipinitialspace=True)
+        table = pd.read_csv(io.StringIO(read_text(path)), dtype={'photo': str}, skipinitialspace=True)
     except ValueError as e:
         raise DataError(path, f'not a CSV file in UTF-8 ({type(e).__name__}: {e})') from e
     found, expected = list(map(str, table.columns)), ['photo', *_BOX_COLUMNS]

@@ -41,7 +41,7 @@ from subpixel_nb.codec.geometry import (
     warp,
 )
 from ..core import shorten, unknown
-from ..data.datasets import SCHEMES, DataError, Scheme
+from ..data.datasets import DataError, Scheme, scheme_of
 from .detection import KNOWN_DETECTORS, Detections, Detector, as_detections, find_detector
 from .landmarks import Landmarks, joined
 from subpixel_nb.inference.photos import (
@@ -60,7 +60,7 @@ from ..model.rivals import split_output
 from ..model.siamese import merge
 from ..training.checkpoints import find_checkpoint, load_weights
 from ..training.machine import autocast, find_device
-from ..training.recipe import Config
+from ..training.recipe import Config, check_odd, check_positive, check_type
 from ..training.uncertainty import Covariances
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #db945039
@@ -73,10 +73,10 @@ def load_network(given: Path | str) -> tuple[StackedHourglass, Config, Scheme, C
     net, config = load_weights(path)
     with safe_open(path, 'pt') as file:
         about = file.metadata()
-    name, known = about.get('scheme'), SCHEMES.get(net.points)
+    name, known = about.get('scheme'), scheme_of(net.points)
     learnt = Covariances.from_dict(json.loads(about['covariances'])) if 'covariances' in about else None
-    if known is None or known.name != name:
-        known = Scheme(name or f'{net.points} points', net.points)
+    if name and known.name != name:
+        known = Scheme(name, net.points)
     return net, config, known, learnt
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #7f83acde
@@ -107,49 +107,24 @@ def view_heatmaps(
     view = View(images, points, points[..., 0] > 0, maps, inverse(maps))
     return restore(network(images), view, permutation)
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #403fe02a
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < np.inf
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_factor(value: Any) -> bool:
-    return _is_number(value) or (isinstance(value, Tensor) and bool((value > 0).all()))
-
-
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = dict(
-    tau=(_is_number, 'a positive number'),
-    window=(lambda value: _is_count(value) and value % 2 == 1, 'an odd whole number'),
-    sigma=(_is_number, 'a positive number'),
-    flip=(lambda value: type(value) is bool, 'True or False'),
-    batch=(_is_count, 'a whole number of at least 1'),
-    passes=(_is_count, 'a whole number of at least 1'),
-    smallest=(_is_number, 'a positive number of px'),
-    inflate=(_is_factor, 'a positive number, or a tensor of them'),
-    detector=(callable, 'a name or a function'),
-    crop=(lambda value: isinstance(value, Crop), 'a name or a Crop'),
-    scheme=(lambda value: isinstance(value, Scheme), 'a Scheme'),
-)  # option -> whether a value is allowed, and what is expected
-
 # %% ../../nbs/6_inference/04_predictor.ipynb #237edb5d
 def _check_options(options: 'Options') -> None:
     "ValueError at the first option whose value is not allowed; for an unknown name it lists the known ones."
-    names: list[tuple[str, Any]] = [('decoder', DECODERS), ('precision', ('auto', 'bf16', 'float32'))]
-    names += [(name, known) for name, known in (('crop', CROPS), ('detector', KNOWN_DETECTORS))]
-    named = set()
-    for name, known in names:
+    for field in fields(options):
+        if field.type in (bool, int, float, int | None, float | None):
+            check_type(field.name, getattr(options, field.name), field.type)
+            check_positive(field.name, getattr(options, field.name))
+    check_odd('window', options.window)
+    for name, known in dict(decoder=DECODERS, precision=('auto', 'bf16', 'float32'), crop=CROPS).items():
         value = getattr(options, name)
-        if isinstance(value, str) or name in ('decoder', 'precision'):
-            named.add(name)
-            if value not in known:
-                raise unknown(name, value, known)
-    for name, (allowed, expected) in _CHECKS.items():
-        value, may_be_none = getattr(options, name), name not in ('flip', 'batch')
-        if name not in named and not (value is None and may_be_none) and not allowed(value):
-            raise ValueError(f'{name}: expected {expected}, got {type(value).__name__} {shorten(repr(value), 100)}')
+        if value is not None and not isinstance(value, Crop) and value not in known:
+            raise unknown(name, value, known)
+    if not callable(options.detector) and options.detector not in KNOWN_DETECTORS:
+        raise unknown('detector', options.detector, KNOWN_DETECTORS)
+    if not isinstance(options.scheme, Scheme | None):
+        raise ValueError(f'scheme: expected a Scheme, got {shorten(repr(options.scheme), 100)}')
+    if options.inflate is not None and not bool((torch.as_tensor(options.inflate) > 0).all()):
+        raise ValueError(f'inflate: expected a positive number or a tensor of them, got {options.inflate!r}')
     for degrees, scale in options.views:
         if not (abs(degrees) <= 30 and 0.85 <= scale <= 1.15):
             raise ValueError(
@@ -387,8 +362,7 @@ def open_network(
     if not isinstance(checkpoint, tuple):
         return load_network(checkpoint)
     net, config = checkpoint
-    scheme = SCHEMES.get(net.points) or Scheme(f'{net.points} points', net.points)
-    return net, config, scheme, None
+    return net, config, scheme_of(net.points), None
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #abd16acb
 class Predictor:

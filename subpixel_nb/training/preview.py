@@ -43,8 +43,8 @@ from .machine import best_device, describe_sharing, machine_name, processes
 from .recipe import RECIPES, Config, build_network
 
 # %% ../../nbs/4_training/05_preview.ipynb #9028ab50
-def time_steps(config: Config, faces: Faces, steps: int = 3, patience: float = 30.0) -> tuple[float, StackedHourglass]:
-    """Seconds of a training step, the median of up to `steps`, and the network that made them.
+def time_steps(config: Config, faces: Faces, steps: int = 3, patience: float = 30.0) -> float:
+    """Seconds of a training step, the median of up to `steps`.
 
     No step begins later than `patience` seconds after the first."""
     device, method = best_device(), find_method(config.method)
@@ -61,7 +61,7 @@ def time_steps(config: Config, faces: Faces, steps: int = 3, patience: float = 3
         took.append(time.perf_counter() - began - sum(took))
         if sum(took) > patience:
             break
-    return sorted(took[1:] or took)[len(took[1:]) // 2], net
+    return sorted(took[1:] or took)[len(took[1:]) // 2]
 
 # %% ../../nbs/4_training/05_preview.ipynb #d11153c8
 def disk_use(net: StackedHourglass, test: Faces) -> int:
@@ -158,7 +158,7 @@ def preview_run(config: Config, faces: Faces, test: Faces) -> Preview:
     free = check_disk(config.folder, disk)
     pace, look = None, 0.0
     if begins[0] < config.epochs and not _forks_later(config):
-        pace, _ = time_steps(config, faces)  # its network may have diverged; the untrained one is as fast
+        pace = time_steps(config, faces)
         look = _time_test(config, net, test)
     sizes = (len(faces), len(test), faces.scheme.points, steps)
     return Preview(config, *sizes, begins, pace, look, _memory(), disk, free)

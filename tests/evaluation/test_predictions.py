@@ -150,9 +150,10 @@ def test_our_own_four_formats(elsewhere, tmp_path, output):
     assert torch.allclose(back, off, atol=1e-3)
 
 
-def test_a_byte_order_mark(elsewhere, tmp_path):
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_a_byte_order_mark(elsewhere, tmp_path, encoding):
     faces, off, photo = elsewhere
-    (tmp_path / 'a.json').write_text(json.dumps(by_name(faces, photo)), 'utf-8-sig')
+    (tmp_path / 'a.json').write_text(json.dumps(by_name(faces, photo)), encoding)
     assert torch.allclose(read_predictions(tmp_path / 'a.json', faces)['a'], off, atol=1e-3)
 
 
@@ -210,7 +211,7 @@ CONTENTS = {
     'one.json': (b'[1]', 'result 0: expected image_id and keypoints, got 1'),
     'text.json': (b'"a.jpg"', 'expected a list of results, or photos with their faces, got str'),
     'empty.json': (b'', 'not readable as .json predictions'),
-    'utf16.json': ('[]'.encode('utf-16'), 'not readable as .json predictions'),
+    'latin.json': (b'["\xe9"]', 'UTF-8'),
     'none.json': (b'{}', 'no predictions'),
     'words.json': (b'{"test/a.jpg": "points"}', "test/a.jpg: could not convert string to float: 'p'"),
     'empty.npz': (b'', 'not readable as .npz predictions'),
