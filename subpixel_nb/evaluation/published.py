@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import subpixel_nb.data.releases  # this import and the next put their datasets into the catalogue
-import subpixel_nb.data.synthetic  # noqa: F401  (imported for what it registers)
 from ..core import unknown
 from ..data.datasets import CATALOGUE
 

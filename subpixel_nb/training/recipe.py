@@ -17,8 +17,6 @@ from typing import Any, get_args
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-import subpixel_nb.data.releases  # importing these modules adds their datasets to the catalogue
-import subpixel_nb.data.synthetic  # noqa: F401 (imported for the same reason)
 from ..codec.geometry import CROPS
 from ..core import shorten, unknown
 from ..data.datasets import find_dataset
