@@ -121,7 +121,7 @@ Loss = Callable[[Sequence[Sequence[Tensor]], Sequence[View], Truth, LossOptions,
 
 @dataclass(frozen=True)
 class Method:
-    "A row of the paper's Table 1 or 2, or (`window`) an experiment of its section 4.3."
+    "A row of the paper's Table 1 or 2; `window` is an experiment of its section 4.3, `siamese+window` is ours."
 
     name: str
     mode: str  # how targets are drawn: a mode of `encode`
@@ -171,9 +171,9 @@ def local_window_loss(
     options: LossOptions = LossOptions(),
     offsets: Tensor | None = None,
 ) -> Tensor:
-    "`heatmap_loss` plus `window_loss` of the last stack."
-    local = window_loss(outputs[0][-1], views[0], options, truth.count)
-    return heatmap_loss(outputs, views, truth, options) + local
+    "`heatmap_loss` plus `window_loss` of the last stack, as a mean over the views."
+    local = [window_loss(maps[-1], view, options, truth.count) for maps, view in zip(outputs, views)]
+    return heatmap_loss(outputs, views, truth, options) + torch.stack(local).mean()
 
 # %% ../../nbs/3_model/04_rivals.ipynb #1e948b7c
 _ROWS = (
@@ -188,6 +188,7 @@ _ROWS = (
         'prior', 'continuous', 1, 'global', 'Global soft-argmax, Gaussian prior', partial(softargmax_loss, prior=True)
     ),
     Method('window', 'continuous', 1, 'local', 'local window loss (section 4.3)', local_window_loss),
+    Method('siamese+window', 'continuous', 2, 'local', 'siamese training, local window loss', local_window_loss),
 )
 METHODS: dict[str, Method] = {m.name: m for m in _ROWS}
 

@@ -66,6 +66,14 @@ def test_the_grid_has_every_row_of_the_tables_once():
     } <= kinds
 
 
+def test_the_grid_of_two_cores_has_five_trainings_with_two_seeds_at_most():
+    trainings = ablation_grid(3, 'cpu')
+    kinds = ['window-strong', 'window', 'local', 'siamese', 'siamese+window']
+    assert [t.name for t in trainings] == [f'{kind}-{seed}' for seed in (0, 1) for kind in kinds]
+    strong = configure(**trainings[0].parameters('cpu', dataset='300w'))
+    assert (strong.size, strong.epochs, strong.width, strong.augment) == (256, 50, 64, 'strong')
+
+
 def test_the_papers_column_is_the_papers():
     for number, lines in ABLATION_TABLES.items():
         printed = {r.values[0] for r in find_table(number).rows}

@@ -228,12 +228,11 @@ def test_the_loss_is_the_sum_of_its_parts(name):
     s = setting(name)
     m, view, maps = s['method'], s['views'][0], s['outputs'][0]
     own = [view_loss(h, v, LossOptions(mode=m.mode)) for maps, v in zip(s['outputs'], s['views']) for h in maps]
-    merged = (
-        [merged_loss(s['outputs'], s['views'], Truth(s['points'], s['visible'], SWAP))] if name == 'siamese' else []
-    )
+    merged = [merged_loss(s['outputs'], s['views'], Truth(s['points'], s['visible'], SWAP))] if m.views == 2 else []
     extra = {
         'static': lambda: correction_loss(maps[-1], s['offsets'], view, False),
         'window': lambda: window_loss(maps[-1], view),
+        'siamese+window': lambda: sum(window_loss(h[-1], v) for h, v in zip(s['outputs'], s['views'])) / 2,
         'dynamic': lambda: correction_loss(maps[-1], s['offsets'], view, True),
     }.get(name, lambda: 0.0)()
     parts = sum(own) / m.views + sum(merged) + extra

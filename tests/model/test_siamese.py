@@ -122,7 +122,7 @@ def test_names():
         dynamic=('corrected', 1, 'round'),
         prior=('global', 1, 'continuous'),
         window=('local', 1, 'continuous'),
-    ) | {'global': ('global', 1, 'continuous')}
+    ) | {'global': ('global', 1, 'continuous'), 'siamese+window': ('local', 2, 'continuous')}
     assert {name for name, m in METHODS.items() if m.network is CorrectedHourglass} == {'static', 'dynamic'}
     assert all(name == m.name for name, m in METHODS.items())
     with pytest.raises(ValueError, match="unknown method 'siamesse'; known: siamese"):
