@@ -77,6 +77,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                        'subpixel_nb/codec/decoding.py'),
                                             'subpixel_nb.codec.decoding.quarter': ( '1_codec/decoding.html#quarter',
                                                                                     'subpixel_nb/codec/decoding.py'),
+                                            'subpixel_nb.codec.decoding.scores_on_host': ( '1_codec/decoding.html#scores_on_host',
+                                                                                           'subpixel_nb/codec/decoding.py'),
                                             'subpixel_nb.codec.decoding.selection_matrix': ( '1_codec/decoding.html#selection_matrix',
                                                                                              'subpixel_nb/codec/decoding.py'),
                                             'subpixel_nb.codec.decoding.softargmax_rule': ( '1_codec/decoding.html#softargmax_rule',
