@@ -45,7 +45,7 @@ def warp_image(image: np.ndarray, m: np.ndarray, size: int) -> np.ndarray:
     back[:2, 2] += 0.5 - back[:2, :2].sum(1) / 2  # Pillow's pixel centres lie on halves
     pillow = Image.fromarray(image.astype(np.uint8))
     return np.asarray(
-        pillow.transform((size, size), Image.Transform.AFFINE, back[:2].ravel(), Image.Resampling.BILINEAR)
+        pillow.transform((size, size), Image.Transform.AFFINE, back[:2].ravel().tolist(), Image.Resampling.BILINEAR)
     )
 
 
@@ -62,7 +62,7 @@ def draw_maps(points: np.ndarray, side: int, sigma: float = 1.5, reach: int = 5)
 class PlainFaces(TorchDataset):
     "One face at a time for the plain loop's workers: image (3, S, S), heatmaps (K, S/4, S/4), float32."
 
-    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
 
     def __init__(self, paths: Sequence[Path], faces: Faces):
         "`paths`: the crops of `faces` as files."
@@ -97,7 +97,7 @@ class PlainFaces(TorchDataset):
 def write_crops(faces: Faces, folder: Path) -> list[Path]:
     "Write each face's crop to a JPEG file of quality 95 in `folder`; the files in the order of the faces."
     paths = [folder / f'{i}.jpg' for i in range(len(faces))]
-    for path, image in zip(paths, faces.images):
+    for path, image in zip(paths, np.asarray(faces.images)):
         Image.fromarray(image.transpose(1, 2, 0)).save(path, quality=95)
     return paths
 
