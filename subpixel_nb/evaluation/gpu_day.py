@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['DAY_STEPS', 'CEILINGS', 'pack_photos', 'unpacked', 'Rows', 'Day', 'run_cuda_tests', 'speed_order', 'measure_speed',
-           'measure_codec', 'day_trainings', 'train_grid', 'run_day', 'day_from_shell']
+           'measure_codec', 'day_trainings', 'train_grid', 'keep_training', 'run_day', 'day_from_shell']
 
 # %% ../../nbs/5_evaluation/08_gpu_day.ipynb #e1691475
 import io
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +36,7 @@ from ..data.synthetic import synthetic_faces
 from .ablation import ABLATION_SETTINGS, Results, Training, describe_run, measure
 from .speed import matmul_ceiling, measure_loop, our_steps, plain_steps, view_flops, write_crops
 from ..training.checkpoints import read_metrics
-from ..training.launch import load_test_faces, read_parameters
+from ..training.launch import job_faces, launch, read_parameters
 from ..training.machine import best_device, machine_name
 from ..training.recipe import Config, check_positive, check_type, configure
 
@@ -52,7 +51,7 @@ def _smaller(path: Path, quality: int) -> tuple[str, bytes]:
     return ('.webp', webp.getvalue()) if webp.tell() < len(own) else (path.suffix, own)
 
 
-def pack_photos(folder: Path | str, archive: Path | str, quality: int = 90) -> int:
+def pack_photos(folder: Path | str, archive: Path | str, quality: int = 86) -> int:
     """Write a dataset's folder to one zip file, its photos as WebP of a quality (0..100); the bytes of the file.
 
     Pixels stay where they are, so the points do not change. FileNotFoundError where there is no photo."""
@@ -109,7 +108,8 @@ class Rows:
         versions = dict(machine=self.machine, torch=torch.__version__, date=time.strftime('%Y-%m-%d', time.gmtime()))
         self.rows.append(dict(name=name) | known | versions)
         append_line(self.path, self.rows[-1])
-        print(f'{self.path.stem}: {name}: {shorten(known, 300)}', flush=True)
+        shown = ', '.join(f'{k} {v:.4g}' for k, v in known.items() if isinstance(v, (int, float)))
+        print(f'{self.path.stem}: {name}: {known.get("error", shown)}', flush=True)
 
     def fill(self, todo: Mapping[str, Callable[[], Mapping[str, Any]]], until: float) -> None:
         """Measure the rows of `todo` that are missing; none begins after the time.monotonic() `until`.
@@ -270,37 +270,41 @@ def _common(test: Faces) -> Faces:
 
 
 def train_grid(day: Day, rows: Rows, until: float) -> None:
-    "Train what `day.results` does not hold yet, one after the other, until the time is up. RuntimeError: one failed."
+    "Train what `day.results` does not hold yet, one after the other, until the time is up. RuntimeError: some failed."
     kept, folder = Results(day.results, f'300w-{day.setting}'), Path(day.runs) / f'300w-{day.setting}'
     place = dict(dataset='300w', root=unpacked(day.root, Path(day.runs)), cache=day.cache, save_minutes=1.0)
-    todo = [training for training in day_trainings(day.seeds) if not kept.has(training)]
+    todo, failed = [training for training in day_trainings(day.seeds) if not kept.has(training)], []
     if not todo:
         return
-    test = _common(load_test_faces(configure(**todo[0].parameters(day.setting, **place))))
-    kinds = (test.scheme.normaliser, 'box')
-    eyes, box = (normaliser(test.points, test.visible, kind, test.scheme, test.given) for kind in kinds)
-    failed = []
+    faces, test = job_faces(configure(**todo[0].parameters(day.setting, **place)))
+    common = _common(test)
     for training in todo:
-        left = (until - time.monotonic()) / 60
-        if left < 0.05:
+        if (left := (until - time.monotonic()) / 60) < 0.05:
             break
         run = folder / training.name
-        words = training.command(day.setting, output=str(run), minutes=left, **place)
-        done = subprocess.run([sys.executable, *words[1:]], stderr=subprocess.PIPE, text=True)
-        if (run / 'weights.safetensors').exists():
-            about = describe_run(training, day.setting, run, dataset='300w')
-            kept.add(training, measure(run, test), eyes / box, **about)
-            rows.add(training.name, about | dict(metrics=read_metrics(run), times=read_metrics(run, 'times')))
-        elif done.returncode == 128 + signal.SIGTERM:
-            print(f'{training.name}: the time is up, and its state is kept', flush=True)
-        else:
-            failed.append(f'{training.name}: ' + ' '.join(done.stderr.strip().splitlines()[-3:]))
+        torch.compiler.reset()
+        try:
+            launch(configure(**training.parameters(day.setting, output=str(run), minutes=left, **place)), faces, test)
+        except SystemExit:
+            if time.monotonic() < until:
+                raise  # not the time, but SIGTERM
+            break
+        except (RuntimeError, ValueError, OSError, FloatingPointError) as e:
+            failed.append(shorten(f'{training.name}: {type(e).__name__}: {e}', 300))
             print(f'failed: {failed[-1]}', flush=True)
+        else:
+            keep_training(kept, training, run, common, rows)
     if failed:
-        raise RuntimeError(
-            f'{len(failed)} trainings failed; the results of the others are kept. Correct the cause and call again: '
-            + '; '.join(failed)
-        )
+        raise RuntimeError(f'{len(failed)} trainings failed; what is finished is kept. ' + '; '.join(failed))
+
+
+def keep_training(kept: Results, training: Training, run: Path, test: Faces, rows: Rows) -> None:
+    "Measure a finished training on the test faces, and keep its errors, and its curves as a row."
+    kinds = (test.scheme.normaliser, 'box')
+    eyes, box = (normaliser(test.points, test.visible, kind, test.scheme, test.given) for kind in kinds)
+    about = describe_run(training, kept.table.stem.removeprefix('300w-'), run, dataset='300w')
+    kept.add(training, measure(run, test), eyes / box, **about)
+    rows.add(training.name, about | dict(metrics=read_metrics(run), times=read_metrics(run, 'times')))
 
 # %% ../../nbs/5_evaluation/08_gpu_day.ipynb #f9c68afa
 def run_day(day: Day) -> None:
@@ -335,8 +339,10 @@ def day_from_shell(words: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     if {'-h', '--help'} & set(words):
         return print('\n'.join(f'-p {f.name} {f.default!r}' for f in fields(Day)))
-    given = read_parameters(words)
-    for name in given:
-        if name not in {f.name for f in fields(Day)}:
-            raise unknown('parameter', name, (f.name for f in fields(Day)))
+    given, kinds = read_parameters(words), {f.name: f.type for f in fields(Day)}
+    for name, value in given.items():
+        if name not in kinds:
+            raise unknown('parameter', name, kinds)
+        if kinds[name] is str and type(value) is int:  # a batch or a folder
+            given[name] = str(value)
     run_day(Day(**given))
