@@ -949,6 +949,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                                    'subpixel_nb/evaluation/gpu_day.py'),
                                                 'subpixel_nb.evaluation.gpu_day.day_trainings': ( '5_evaluation/gpu_day.html#day_trainings',
                                                                                                   'subpixel_nb/evaluation/gpu_day.py'),
+                                                'subpixel_nb.evaluation.gpu_day.forget_compiled': ( '5_evaluation/gpu_day.html#forget_compiled',
+                                                                                                    'subpixel_nb/evaluation/gpu_day.py'),
                                                 'subpixel_nb.evaluation.gpu_day.keep_training': ( '5_evaluation/gpu_day.html#keep_training',
                                                                                                   'subpixel_nb/evaluation/gpu_day.py'),
                                                 'subpixel_nb.evaluation.gpu_day.measure_codec': ( '5_evaluation/gpu_day.html#measure_codec',

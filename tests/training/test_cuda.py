@@ -110,9 +110,7 @@ def network(config: Config, device: torch.device) -> StackedHourglass:
 
 STEPS = {name: dict(method=name) for name in METHODS}
 STEPS |= {f'siamese-{merging}': dict(method='siamese', merging=merging) for merging in MERGES}
-STEPS |= {
-    f'{name}-{augment}': dict(method=name, augment=augment) for name in ('local', 'siamese') for augment in AUGMENTS
-}
+STEPS |= {f'{name}-strong': dict(method=name, augment='strong') for name in ('local', 'siamese')}
 
 
 @fake
