@@ -101,6 +101,18 @@ def test_the_job_has_the_same_parameters():
     assert vars(Day()) == {name: space[name] for name in space['__annotations__']}
 
 
+def test_the_job_shows_its_tables(tmp_path, monkeypatch):
+    "Its cells in this process, with the codec alone: rates, and no training yet."
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    for cell in json.loads((ROOT / 'nbs/gpu_day.ipynb').read_text())['cells']:
+        if cell['cell_type'] == 'code':
+            exec(''.join(cell['source']), space)
+            if 'parameters' in cell['metadata'].get('tags', []):
+                space |= dict(setting='tiny', steps='codec')
+    assert (space['table']('codec').maps_per_s > 0).all() and not len(space['kept'].rows)
+
+
 @pytest.mark.parametrize(
     'given, said',
     [
