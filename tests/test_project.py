@@ -20,7 +20,12 @@ NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpo
 PARTS = sorted(p.name for p in (ROOT / 'nbs').iterdir() if re.match(r'\d_', p.name))  # 1_codec, 2_data, ...
 SUBPACKAGES = [part.split('_')[1] for part in PARTS]
 MODULES = sorted(p for p in (ROOT / 'subpixel_nb').rglob('*.py') if not p.name.startswith('_'))
-COMMANDS = {'fan', 'graph', 'launch'}  # `python -m subpixel_nb.fan`: calls the module of that name in its part
+COMMANDS = {
+    'fan',
+    'gpu_day',
+    'graph',
+    'launch',
+}  # `python -m subpixel_nb.fan`: calls the module of that name in its part
 TOP = {
     '.ci',
     '.gitattributes',
@@ -66,7 +71,7 @@ def module_name(path) -> str:
 
 
 LESSONS = [p for p in NOTEBOOKS if re.match(r'\d\d_(?!index)', p.name)]
-JOBS = [p for p in NOTEBOOKS if p.parent.name == 'nbs' and p.stem not in {'index', 'core', *COMMANDS}]
+JOBS = [p for p in NOTEBOOKS if p.parent.name == 'nbs' and p.stem not in {'index', 'core', *COMMANDS} - {'gpu_day'}]
 
 
 @cache

@@ -6,7 +6,7 @@
 __all__ = ['BLURS', 'SIGMAS', 'DECODERS', 'selection_matrix', 'peak_plain', 'window_plain', 'local_softargmax_plain', 'peak',
            'argmax', 'local_softargmax', 'peak_patch', 'quarter', 'log_parabola', 'fhr', 'dark', 'udp',
            'global_softargmax', 'Fit', 'solve_by_elimination', 'gaussian_fit_plain', 'gaussian_fit', 'softargmax_rule',
-           'calibrated_softargmax', 'gaussian_points', 'decode']
+           'calibrated_softargmax', 'gaussian_points', 'scores_on_host', 'decode']
 
 # %% ../../nbs/1_codec/03_decoding.ipynb #d0ccb68d
 from collections.abc import Callable
@@ -559,6 +559,20 @@ DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     'gaussian': lambda h, tau, window, sigma: gaussian_points(h),
 }
 
+# %% ../../nbs/1_codec/03_decoding.ipynb #55474028
+def scores_on_host(score: Tensor) -> Tensor:
+    "Scores (..., K) of `decode` on the CPU. Raises: ValueError where one is not finite, since its heatmap is not."
+    score = score.cpu()
+    bad = (~score.isfinite()).nonzero()
+    if len(bad):
+        raise ValueError(
+            f'{len(bad)} of {score.numel()} heatmaps hold NaN or infinity, '
+            f'the first at index {tuple(bad[0].tolist())}: '
+            'check whether the network has diverged and whether its images are finite. (A decoder that is called '
+            'directly, without `decode`, does not raise: it answers the bad pixel, with its value as the score.)'
+        )
+    return score
+
 # %% ../../nbs/1_codec/03_decoding.ipynb #39b56a64
 def decode(
     heatmaps: Tensor, method: str = 'local', tau: float = 10.0, window: int = 5, sigma: float = 1.5
@@ -566,19 +580,14 @@ def decode(
     """Points (..., K, 2) in heatmap px and scores (..., K), the peak values, of heatmaps (..., K, H, W).
 
     `method` is a name of DECODERS. Raises: ValueError for an unknown one, for heatmaps of the wrong shape or type, for
-    a wrong window or tau, and for heatmaps that hold NaN or infinity."""
+    a wrong window or tau, and for heatmaps that hold NaN or infinity. (The last is looked for on a CPU only, since a
+    GPU would have to be waited for; elsewhere `scores_on_host` finds them.)"""
     if heatmaps.ndim < 2 or not heatmaps.is_floating_point():
         got = f'{heatmaps.dtype} {tuple(heatmaps.shape)}'
         raise ValueError(f'heatmaps must be floating point (..., K, H, W), got {got}')
     if method not in DECODERS:
         raise unknown('decoder', method, DECODERS)
     points, score = DECODERS[method](heatmaps, tau, window, sigma)
-    if not torch.compiler.is_compiling() and not score.isfinite().all():
-        bad = (~score.isfinite()).nonzero()
-        raise ValueError(
-            f'{len(bad)} of {score.numel()} heatmaps hold NaN or infinity, '
-            f'the first at index {tuple(bad[0].tolist())}: '
-            'check whether the network has diverged and whether its images are finite. (A decoder that is called '
-            'directly, without `decode`, does not raise: it answers the bad pixel, with its value as the score.)'
-        )
+    if score.device.type == 'cpu' and not torch.compiler.is_compiling():
+        scores_on_host(score)
     return points, score

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..codec.decoding import DECODERS, Fit, decode, gaussian_fit
+from ..codec.decoding import DECODERS, Fit, decode, gaussian_fit, scores_on_host
 from subpixel_nb.codec.geometry import (
     CROPS,
     Crop,
@@ -245,7 +245,7 @@ class CropReader:
         points, score = decode(heatmaps, 'argmax' if decoder == 'gaussian' else decoder, **settings)
         points = fit.points if decoder == 'gaussian' else points  # the covariance needs the fit anyway
         covariance = fit_covariance(fit, self.covariances, self.options.inflate).cpu().double() * stride**2
-        return from_heatmap(points.cpu().double(), stride), score.cpu(), covariance
+        return from_heatmap(points.cpu().double(), stride), scores_on_host(score), covariance
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #f0e3e15e
 def given_boxes(boxes: Any, names: Sequence[str]) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from .. import __version__
 from ..core import shorten, unknown, write_atomic
 from ..data.crops import Faces
 from ..data.datasets import Dataset
@@ -435,10 +436,11 @@ def record_start(config: Config, position: Position, steps: int, processes: int 
     """Add to the folder's run.json that a run of `steps` per epoch begins or goes on at a position.
 
     The file is written whole or not at all."""
-    packages = ('subpixel_nb', 'torch', 'kornia', 'accelerate', 'numpy')
+    versions = {name: version(name) for name in ('torch', 'kornia', 'accelerate', 'numpy')}
+    versions['subpixel_nb'] = __version__  # also from a checkout that is not installed
     start = dict(began=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), epoch=position.epoch, step=position.step)
     start |= dict(machine=machine_name(), host=socket.gethostname(), processes=processes, shared=describe_sharing())
-    start |= dict(python=sys.version.split()[0], versions={name: version(name) for name in packages}, git=git_state())
+    start |= dict(python=sys.version.split()[0], versions=versions, git=git_state())
     start |= dict(process=shlex.join(sys.orig_argv), place=os.getcwd())
     record = dict(command=shlex.join(run_command(config)), config=asdict(config), steps=steps)
     record['starts'] = [*read_record(config.folder).get('starts', []), start]

@@ -35,7 +35,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..codec.decoding import DECODERS, decode
+from ..codec.decoding import DECODERS, decode, scores_on_host
 from ..codec.geometry import flip_permutation, from_heatmap
 from ..core import append_line, write_atomic
 from ..data.crops import Faces
@@ -220,7 +220,7 @@ def predict(
     """Points {decoder: (N, K, 2)} in the pixels of `faces.points`, and scores (N, K) by the last decoder.
 
     `decoders`: names of `decode`, or {name: heatmaps -> (points, score)}. A network with offsets adds the key
-    'corrected'."""
+    'corrected'. Raises: ValueError where a heatmap is not finite."""
     check_scheme(net, faces)
     if not isinstance(decoders, Mapping):
         decoders = {name: partial(decode, method=name, tau=tau, window=window, sigma=sigma) for name in decoders}
@@ -234,7 +234,7 @@ def predict(
         maps, offsets = split_output(net(views))
         heatmaps = maps[-1].float()
         answers = {name: decoder(heatmaps) for name, decoder in decoders.items()}
-        scores.append(list(answers.values())[-1][1].cpu())
+        scores.append(scores_on_host(list(answers.values())[-1][1]))
         read = {name: points for name, (points, _) in answers.items()}
         if offsets is not None:
             read['corrected'] = decode(heatmaps, 'argmax')[0] + offsets.float()

@@ -159,7 +159,7 @@ def preview_run(config: Config, faces: Faces, test: Faces) -> Preview:
     pace, look = None, 0.0
     if begins[0] < config.epochs and not _forks_later(config):
         pace = time_steps(config, faces)
-        look = _time_test(config, net, test)
+        look = _time_test(config, net.to(best_device()), test)
     sizes = (len(faces), len(test), faces.scheme.points, steps)
     return Preview(config, *sizes, begins, pace, look, _memory(), disk, free)
 

@@ -25,6 +25,7 @@ from subpixel_nb.codec.decoding import (
     peak_patch,
     peak_plain,
     quarter,
+    scores_on_host,
     selection_matrix,
     solve_by_elimination,
     udp,
@@ -551,3 +552,12 @@ def test_wrong_input():
         decode(h, 'locl')
     with pytest.raises(ValueError, match='floating point'):
         decode(torch.zeros(1, 8, 8, dtype=torch.int64))
+
+
+@pytest.mark.parametrize('name', DECODERS)
+def test_no_decoder_waits_for_its_device(name):
+    "The device `meta` has no numbers: an item, nonzero or a copy to the host raises there."
+    points, score = decode(torch.empty(2, 5, 16, 16, device='meta'), name)
+    assert points.shape == (2, 5, 2) and score.shape == (2, 5) and points.device.type == score.device.type == 'meta'
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        scores_on_host(score)

@@ -297,7 +297,9 @@ def test_a_device_that_this_machine_does_not_have(given):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has CUDA')
 def test_cuda_without_cuda():
-    with pytest.raises(ValueError, match=r"device 'cuda' cannot be used here \(.*CUDA.*\). This machine has: cpu$"):
+    with pytest.raises(
+        ValueError, match=r"device 'cuda' cannot be used here \(.*(CUDA|NVIDIA).*\). This machine has: cpu$"
+    ):
         find_device('cuda')
 
 
