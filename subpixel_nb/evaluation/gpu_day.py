@@ -87,7 +87,7 @@ def unpacked(root: Path | str | None, folder: Path) -> str | None:
                 with zipfile.ZipFile(Path(root).expanduser()) as pack:
                     pack.extractall(Path(scratch, 'all'))
             except zipfile.BadZipFile as e:
-                raise ValueError(f'{root}: not a whole zip file ({e}). Pack it, or copy it, again') from e
+                raise ValueError(f'{root}: not a whole zip file ({shorten(e, 200)}). Pack it, or copy it, again') from e
             os.rename(Path(scratch, 'all'), home)
     return str(home)
 
