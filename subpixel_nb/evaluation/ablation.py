@@ -46,7 +46,7 @@ ABLATION_SETTINGS: dict[str, dict[str, Any]] = {
     # as small, with four times as many epochs
     'long': dict(size=128, depth=3, width=32, epochs=48, lr=2e-3, schedule='onecycle', test_every=48),
     # for heatmaps of three sides (lesson 5.7), on one CPU core
-    'stride': dict(width=32, epochs=8, lr=2e-3, schedule='onecycle', test_every=8),
+    'stride': dict(width=32, epochs=6, lr=2e-3, schedule='onecycle', test_every=6),
     # for tests
     'tiny': dict(size=64, depth=2, width=8, stacks=1, epochs=1, batch=8, lr=5e-3, limit=16, precision='float32'),
 }
