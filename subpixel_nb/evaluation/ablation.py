@@ -113,7 +113,7 @@ def ablation_decoders(sigma: float = 1.5) -> dict[str, Callable[[Tensor], tuple[
     return plain | windows | temperatures | {'gaussian': partial(decode, method='gaussian')}
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #ee4593d0
-def _noise_bound(covariances: Tensor, faces: Faces, stride: int = 4) -> Tensor:
+def _noise_bound(covariances: Tensor, faces: Faces, stride: int) -> Tensor:
     "NME (N,) in percent that noise alone would cause, by the fit's covariances (N, K, 2, 2) in heatmap px."
     covariances = covariances.double()
     fitted = covariances.isfinite().flatten(-2).all(-1) & faces.visible  # a map without a peak has no fit
@@ -137,7 +137,7 @@ def measure(folder: Path | str, test: Faces) -> dict[str, Tensor]:
     decoders = ablation_decoders(config.sigma) | dict(gaussian=fit)
     found, _ = predict(net.to(best_device()), test, decoders=decoders)
     errors = {name: face_errors(points, test) for name, points in found.items()}
-    return errors | dict(bound=_noise_bound(torch.cat(covariances), test))
+    return errors | dict(bound=_noise_bound(torch.cat(covariances), test, config.stride))
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #5407e908
 KEPT_READERS = {  # those whose errors are kept for every face

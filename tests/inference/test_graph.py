@@ -42,6 +42,7 @@ class Spotted(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.hourglass, self.points, self.depth = StackedHourglass(points=3, stacks=2, width=8, depth=1), 3, 1
+        self.stride = 4
         nn.init.normal_(self.hourglass.heads[-1].weight, std=0.002)
 
     def forward(self, x: Tensor) -> list[Tensor]:
