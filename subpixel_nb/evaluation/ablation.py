@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABLATION_SETTINGS', 'KEPT_READERS', 'ABLATION_TABLES', 'Training', 'ablation_grid', 'ablation_decoders', 'measure',
-           'Results', 'Line', 'compare', 'run_grid', 'describe_run', 'plot_differences']
+           'Results', 'Line', 'compare', 'run_grid', 'describe_run', 'fill_results', 'plot_differences']
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #472998c0
 import importlib.metadata
@@ -313,6 +313,37 @@ def describe_run(training: Training, setting: str, folder: Path, **place: Any) -
         versions=' '.join(f'{package} {importlib.metadata.version(package)}' for package in ('torch', 'kornia')),
         command=' '.join(training.command(setting, **place)),
     )
+
+# %% ../../nbs/5_evaluation/04_ablation.ipynb #524d06cb
+def fill_results(
+    kept: Results,
+    trainings: Iterable[Training],
+    setting: str,
+    test: Faces,
+    runs: Path,
+    jobs: int = 1,
+    minutes: float | None = None,
+    **place: Any,
+) -> None:
+    """Train what `kept` does not hold, measure it on `test` and keep it; prints a line as each training ends.
+
+    `runs`, `jobs`, `minutes` and `place` are those of `run_grid`. RuntimeError names the trainings that failed."""
+    began, failed = time.monotonic(), []
+    kinds = (test.scheme.normaliser, 'box')
+    own, box = (normaliser(test.points, test.visible, kind, test.scheme, test.given) for kind in kinds)
+    stated = {name: value for name, value in place.items() if name not in ('root', 'test_root', 'cache')}
+    missing = [training for training in trainings if not kept.has(training)]
+    for training, folder, error in run_grid(missing, setting, runs, jobs, minutes, **place):
+        if error:
+            failed.append(f'{training.name}: {error}')
+            continue
+        kept.add(training, measure(folder, test), own / box, **describe_run(training, setting, folder, **stated))
+        print(f'{training.name}: {(time.monotonic() - began) / 60:.0f} min after the start')
+    if failed:
+        raise RuntimeError(
+            f'{len(failed)} of {len(missing)} trainings failed; the results of the others are kept. '
+            'Correct the cause and call again, which trains only these: ' + '; '.join(failed)
+        )
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #0b52b405
 def plot_differences(tables: Mapping[str, pd.DataFrame], caption: str) -> Figure:
