@@ -1708,6 +1708,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/subpixel_nb', 'doc_host': 
                                                                                                        'subpixel_nb/model/hourglass.py'),
                                              'subpixel_nb.model.hourglass.StackedHourglass.steps': ( '3_model/hourglass.html#stackedhourglass.steps',
                                                                                                      'subpixel_nb/model/hourglass.py'),
+                                             'subpixel_nb.model.hourglass.build_stem': ( '3_model/hourglass.html#build_stem',
+                                                                                         'subpixel_nb/model/hourglass.py'),
                                              'subpixel_nb.model.hourglass.check_count': ( '3_model/hourglass.html#check_count',
                                                                                           'subpixel_nb/model/hourglass.py'),
                                              'subpixel_nb.model.hourglass.check_images': ( '3_model/hourglass.html#check_images',

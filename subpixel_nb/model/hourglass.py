@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'POOLS', 'STRIDES', 'shortcut', 'HierarchicalBlock', 'BottleneckBlock', 'Hourglass', 'check_count',
-           'check_images', 'check_stride', 'check_side', 'check_network', 'StackedHourglass', 'parameter_count',
-           'multiply_adds']
+           'check_images', 'check_stride', 'check_side', 'check_network', 'build_stem', 'StackedHourglass',
+           'parameter_count', 'multiply_adds']
 
 # %% ../../nbs/3_model/02_hourglass.ipynb #73427900
 from collections.abc import Callable, Iterator
@@ -149,6 +149,24 @@ def check_network(points: int, stacks: int, width: int, depth: int, block: str, 
         raise unknown('pool', pool, POOLS)
     check_stride(stride)
 
+# %% ../../nbs/3_model/02_hourglass.ipynb #abc81536
+def build_stem(
+    width: int, stride: int, block: Callable[[int, int], nn.Module], pool: Callable[[], nn.Module]
+) -> nn.Sequential:
+    "From photos (B, 3, S, S) to features (B, width, S/s, S/s), where s is the `stride`, one of STRIDES."
+    half = width // 2
+    smaller = [layer for _ in range(STRIDES.index(stride)) for layer in (block(half, half), pool())]
+    return nn.Sequential(
+        nn.Conv2d(3, width // 4, 7, stride=2, padding=3),
+        nn.BatchNorm2d(width // 4),
+        nn.ReLU(inplace=True),
+        block(width // 4, half),
+        pool(),
+        *smaller,
+        block(half, half),
+        block(half, width),
+    )
+
 # %% ../../nbs/3_model/02_hourglass.ipynb #6a8b8735
 class StackedHourglass(nn.Module):
     """Photos to heatmaps: images (B, 3, S, S), float in 0..1 -> a list of (B, points, S/s, S/s), one per stack.
@@ -172,17 +190,7 @@ class StackedHourglass(nn.Module):
         check_network(points, stacks, width, depth, block, pool, stride)
         self.points, self.stacks, self.width, self.depth, self.stride = points, stacks, width, depth, stride
         make, down = BLOCKS[block], POOLS[pool]
-        smaller = [layer for _ in range(STRIDES.index(stride)) for layer in (make(width // 2, width // 2), down())]
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width // 4, 7, stride=2, padding=3),
-            nn.BatchNorm2d(width // 4),
-            nn.ReLU(inplace=True),
-            make(width // 4, width // 2),
-            down(),
-            *smaller,
-            make(width // 2, width // 2),
-            make(width // 2, width),
-        )
+        self.stem = build_stem(width, stride, make, down)
         self.hourglasses = nn.ModuleList(Hourglass(width, depth, make, down) for _ in range(stacks))
         self.necks = nn.ModuleList(
             nn.Sequential(make(width, width), nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
