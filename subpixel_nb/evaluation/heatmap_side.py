@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['side_trainings', 'network_cost']
 
-# %% ../../nbs/5_evaluation/07_heatmap_side.ipynb #9ddf6ead
+# %% ../../nbs/5_evaluation/07_heatmap_side.ipynb #2e4128bf
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from ..training.loop import Feed, Plan, build_trainer, plan_epoch, predict, run_
 from ..training.machine import best_device
 from ..training.recipe import Config, build_network
 
-# %% ../../nbs/5_evaluation/07_heatmap_side.ipynb #71909864
+# %% ../../nbs/5_evaluation/07_heatmap_side.ipynb #de9a4615
 def side_trainings(setting: str, methods: Sequence[str] = ('local',), seeds: int = 1) -> list[Training]:
     """A training for each seed, method and stride; the innermost map of the hourglass is as large at each stride.
 
@@ -31,7 +31,7 @@ def side_trainings(setting: str, methods: Sequence[str] = ('local',), seeds: int
         changes[stride] = (('stride', stride), ('depth', depth - halvings))
     return [Training(method, seed, changes[s]) for seed in range(seeds) for method in methods for s in changes]
 
-# %% ../../nbs/5_evaluation/07_heatmap_side.ipynb #96804712
+# %% ../../nbs/5_evaluation/07_heatmap_side.ipynb #62031d85
 def network_cost(config: Config, faces: Faces, steps: int = 3) -> dict[str, Any]:
     """What a config's network costs: side of its maps, parameters, multiply-adds per face, and two speeds.
 
