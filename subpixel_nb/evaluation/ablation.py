@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABLATION_SETTINGS', 'KEPT_READERS', 'ABLATION_TABLES', 'Training', 'ablation_grid', 'ablation_decoders', 'measure',
-           'Results', 'Line', 'compare', 'run_grid', 'describe_run', 'plot_differences']
+           'Results', 'Line', 'compare', 'run_grid', 'describe_run', 'fill_results', 'plot_differences']
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #472998c0
 import importlib.metadata
@@ -47,6 +47,8 @@ ABLATION_SETTINGS: dict[str, dict[str, Any]] = {
     'long': dict(size=128, depth=3, width=32, epochs=48, lr=2e-3, schedule='onecycle', test_every=48),
     # the paper's 256 px and 50 epochs, for two CPU cores
     'cpu': dict(size=256, width=64, epochs=50, lr=1e-3, schedule='onecycle', test_every=50),
+    # for heatmaps of three sides (lesson 5.9), on one CPU core
+    'stride': dict(width=32, epochs=6, lr=2e-3, schedule='onecycle', test_every=6),
     # for tests
     'tiny': dict(size=64, depth=2, width=8, stacks=1, epochs=1, batch=8, lr=5e-3, limit=16, precision='float32'),
 }
@@ -119,7 +121,7 @@ def ablation_decoders(sigma: float = 1.5) -> dict[str, Callable[[Tensor], tuple[
     return plain | windows | temperatures | {'gaussian': partial(decode, method='gaussian')}
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #ee4593d0
-def _noise_bound(covariances: Tensor, faces: Faces, stride: int = 4) -> Tensor:
+def _noise_bound(covariances: Tensor, faces: Faces, stride: int) -> Tensor:
     "NME (N,) in percent that noise alone would cause, by the fit's covariances (N, K, 2, 2) in heatmap px."
     covariances = covariances.double()
     fitted = covariances.isfinite().flatten(-2).all(-1) & faces.visible  # a map without a peak has no fit
@@ -143,7 +145,7 @@ def measure(folder: Path | str, test: Faces) -> dict[str, Tensor]:
     decoders = ablation_decoders(config.sigma) | dict(gaussian=fit)
     found, _ = predict(net.to(best_device()), test, decoders=decoders)
     errors = {name: face_errors(points, test) for name, points in found.items()}
-    return errors | dict(bound=_noise_bound(torch.cat(covariances), test))
+    return errors | dict(bound=_noise_bound(torch.cat(covariances), test, config.stride))
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #5407e908
 KEPT_READERS = {  # those whose errors are kept for every face
@@ -319,6 +321,37 @@ def describe_run(training: Training, setting: str, folder: Path, **place: Any) -
         versions=' '.join(f'{package} {importlib.metadata.version(package)}' for package in ('torch', 'kornia')),
         command=' '.join(training.command(setting, **place)),
     )
+
+# %% ../../nbs/5_evaluation/04_ablation.ipynb #524d06cb
+def fill_results(
+    kept: Results,
+    trainings: Iterable[Training],
+    setting: str,
+    test: Faces,
+    runs: Path,
+    jobs: int = 1,
+    minutes: float | None = None,
+    **place: Any,
+) -> None:
+    """Train what `kept` does not hold, measure it on `test` and keep it; prints a line as each training ends.
+
+    `runs`, `jobs`, `minutes` and `place` are those of `run_grid`. RuntimeError names the trainings that failed."""
+    began, failed = time.monotonic(), []
+    kinds = (test.scheme.normaliser, 'box')
+    own, box = (normaliser(test.points, test.visible, kind, test.scheme, test.given) for kind in kinds)
+    stated = {name: value for name, value in place.items() if name not in ('root', 'test_root', 'cache')}
+    missing = [training for training in trainings if not kept.has(training)]
+    for training, folder, error in run_grid(missing, setting, runs, jobs, minutes, **place):
+        if error:
+            failed.append(f'{training.name}: {error}')
+            continue
+        kept.add(training, measure(folder, test), own / box, **describe_run(training, setting, folder, **stated))
+        print(f'{training.name}: {(time.monotonic() - began) / 60:.0f} min after the start')
+    if failed:
+        raise RuntimeError(
+            f'{len(failed)} of {len(missing)} trainings failed; the results of the others are kept. '
+            'Correct the cause and call again, which trains only these: ' + '; '.join(failed)
+        )
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #0b52b405
 def plot_differences(tables: Mapping[str, pd.DataFrame], caption: str) -> Figure:

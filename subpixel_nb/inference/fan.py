@@ -96,7 +96,10 @@ def _fan_sizes(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
 def fan_state(net: StackedHourglass) -> dict[str, Tensor]:
     """Our network's tensors under FAN's names: the inverse of `fan_network`.
 
-    What was trained here with FAN's depth and width loads into face-alignment's own `FAN` class."""
+    What was trained here with FAN's depth and width loads into face-alignment's own `FAN` class. ValueError for another
+    stride than FAN's 4."""
+    if net.stride != 4:
+        raise ValueError(f'stride: FAN has 4, and this network {net.stride}; its stem has layers that FAN has not')
     theirs = {ours: name for name, ours in fan_names(net.stacks, net.depth).items()}
     state = {}
     for key, value in net.state_dict().items():

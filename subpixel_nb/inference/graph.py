@@ -28,7 +28,7 @@ from ..codec.decoding import gaussian_fit_plain, local_softargmax_plain
 from ..codec.geometry import CROPS, from_heatmap
 from ..core import unknown, write_atomic
 from .predictor import load_network
-from ..model.hourglass import StackedHourglass
+from ..model.hourglass import StackedHourglass, check_side
 from ..model.rivals import CorrectedHourglass
 from ..training.recipe import Config
 from ..training.uncertainty import Covariances
@@ -56,9 +56,7 @@ def check_graph(
             'this network (method static or dynamic) corrects an argmax by offsets, which a graph does not contain; '
             'export a network of another method'
         )
-    step = 4 * 2**net.depth
-    if type(size) is not int or size < 1 or size % step:
-        raise ValueError(f'size: expected a multiple of 4 * 2**depth = {step} px, got {size!r}')
+    check_side(size, net.stride, net.depth)
 
 # %% ../../nbs/6_inference/07_graph.ipynb #288e8cfa
 class LandmarkGraph(nn.Module):

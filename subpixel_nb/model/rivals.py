@@ -34,8 +34,9 @@ class CorrectedHourglass(StackedHourglass):
         depth: int = 4,
         block: str = 'hierarchical',
         pool: str = 'avg',
+        stride: int = 4,
     ):
-        super().__init__(points, stacks, width, depth, block, pool)
+        super().__init__(points, stacks, width, depth, block, pool, stride)
         self.correction = nn.Linear(width, 2 * points)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)

@@ -223,8 +223,8 @@ def start_from(path: Path | str, net: StackedHourglass, config: Config) -> None:
     ValueError names every difference if the two networks are not built in the same way."""
 
     def build(net: StackedHourglass, config: Config) -> dict[str, Any]:
-        sizes = dict(landmarks=net.points, stacks=config.stacks, width=config.width, depth=config.depth)
-        return sizes | dict(kind=type(net).__name__)
+        fields = {name: getattr(config, name) for name in ('stacks', 'width', 'stride', 'depth')}
+        return dict(landmarks=net.points, **fields, kind=type(net).__name__)
 
     other, their_config = load_weights(path)
     here, there = build(net, config), build(other, their_config)

@@ -260,7 +260,7 @@ def training_views(config: Config, faces: Faces, count: int = 4) -> TrainingView
     truth = (faces.points[chosen], faces.visible[chosen], feed.permutation)
     views = [random_view(recipe, d, crops, *truth, size) for d in drawn]
     options = LossOptions(config.sigma, method.mode, config.merging)
-    targets, merged = [view_target(view, size // 4, options) for view in views], None
+    targets, merged = [view_target(view, size // config.stride, options) for view in views], None
     if len(views) > 1:
         restored, seen = zip(*(restore(t, view, feed.permutation) for t, view in zip(targets, views)))
         merged, _ = merge(restored, seen, mean=config.merging != 'sum')

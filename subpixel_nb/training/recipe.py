@@ -22,7 +22,7 @@ from ..core import shorten, unknown
 from ..data.datasets import find_dataset
 from ..data.wild import STEP_SETS
 from ..model.augmentation import AUGMENTS
-from ..model.hourglass import StackedHourglass
+from ..model.hourglass import StackedHourglass, check_side
 from ..model.rivals import METHODS, Method, find_method
 from ..model.siamese import MERGES
 
@@ -40,7 +40,8 @@ class Config:
     merging: str = 'merged+single'  # for siamese: merged+single, merged, sum
     width: int = 256  # channels of the network
     stacks: int = 2  # hourglasses in a row
-    size: int = 256  # side of the network's input, px; heatmaps are a quarter of it
+    size: int = 256  # side of the network's input, px
+    stride: int = 4  # px of the input per px of a heatmap: 4, 8, 16
     depth: int = 4  # how often an hourglass halves its map
     crop: str = 'paper'  # the square around the landmark box
     sigma: float = 1.5  # standard deviation of the Gaussians, heatmap px
@@ -164,9 +165,7 @@ def check_config(config: Config) -> None:
     for name in config.trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise unknown('track', name, LOGGER_TYPE_TO_CLASS)
-    multiple = 4 * 2**config.depth
-    if config.size % multiple:
-        raise ValueError(f'size: expected a multiple of 4 * 2**depth = {multiple}, got {config.size}.')
+    check_side(config.size, config.stride, config.depth)
 
 # %% ../../nbs/4_training/02_recipe.ipynb #a79b4be7
 RECIPES: dict[str, dict[str, Any]] = {
@@ -247,7 +246,7 @@ def build_network(config: Config, points: int, method: Method | None = None) -> 
     method = method or find_method(config.method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = method.network(points, config.stacks, config.width, config.depth)
+        network = method.network(points, config.stacks, config.width, config.depth, stride=config.stride)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
 
 # %% ../../nbs/4_training/02_recipe.ipynb #892a04e0

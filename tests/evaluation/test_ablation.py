@@ -170,22 +170,23 @@ class Oracle(StackedHourglass):
     def forward(self, images):
         i = slice(self.start, self.start + len(images))
         Oracle.start += len(images)
-        maps = encode(self.truth[i] + 4 * self.shift, images.shape[-1] // 4)
+        points = self.truth[i] + self.stride * self.shift
+        maps = encode(points, images.shape[-1] // self.stride, stride=self.stride)
         return [maps + self.noise * torch.randn(maps.shape, generator=torch.Generator().manual_seed(Oracle.start))]
 
 
-@pytest.mark.parametrize('shift, noise', [(0.0, 0.05), (0.5, 0.05)])
-def test_the_bound_sees_noise_and_not_a_shift(tmp_path, monkeypatch, shift, noise):
+@pytest.mark.parametrize('shift, noise, stride', [(0.0, 0.05, 4), (0.5, 0.05, 4), (0.0, 0.05, 8)])
+def test_the_bound_sees_noise_and_not_a_shift(tmp_path, monkeypatch, shift, noise, stride):
     "With white noise alone the fit errs by the bound; a network that answers elsewhere errs more, and the bound stays."
     import subpixel_nb.evaluation.ablation as module
 
     test = load_faces('synthetic', 'test', size=128, limit=24)
-    net = Oracle(68, 1, 8, 2)
+    net = Oracle(68, 1, 8, 2, stride=stride)
     monkeypatch.setattr(Oracle, 'truth', test.points - test.margin)
     monkeypatch.setattr(Oracle, 'shift', shift)
     monkeypatch.setattr(Oracle, 'noise', noise)
     monkeypatch.setattr(Oracle, 'start', 0)
-    monkeypatch.setattr(module, 'load_weights', lambda folder: (net, configure(size=128, depth=2)))
+    monkeypatch.setattr(module, 'load_weights', lambda folder: (net, configure(size=128, depth=2, stride=stride)))
     errors = measure(tmp_path, test)
     assert set(errors) == {*ablation_decoders(), 'bound'} and set(KEPT_READERS) - {'corrected'} <= set(errors)
     bound, fit = errors['bound'].mean().item(), errors['gaussian'].mean().item()

@@ -117,6 +117,11 @@ def test_inverse_map_of_the_weights(small, photo):
         assert same(fan_network(fan_state(small))(photo), small(photo))
 
 
+def test_a_network_of_another_stride_has_no_names_in_fan():
+    with pytest.raises(ValueError, match='stride: FAN has 4, and this network 8'):
+        fan_state(StackedHourglass(points=2, stacks=1, width=8, depth=1, stride=8))
+
+
 def test_what_old_checkpoints_look_like(small, photo):
     "No counters of batch norms, DataParallel's prefix, half precision: read, in float32, as a copy."
     state = {f'module.{k}': v.half() for k, v in fan_state(small).items() if not k.endswith('num_batches_tracked')}

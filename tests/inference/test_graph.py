@@ -36,16 +36,17 @@ SMALL = dict(dataset='synthetic', width=8, stacks=1, size=64, depth=1)
 
 
 class Spotted(nn.Module):
-    "Heatmaps that are the crop's three colours averaged over 4 x 4 px, and a real network's small answers on top."
+    "Heatmaps that are the crop's three colours, averaged per heatmap px, and a real network's small answers on top."
 
-    def __init__(self):
+    def __init__(self, stride: int = 4):
         super().__init__()
         torch.manual_seed(0)
-        self.hourglass, self.points, self.depth = StackedHourglass(points=3, stacks=2, width=8, depth=1), 3, 1
+        self.points, self.depth, self.stride = 3, 1, stride
+        self.hourglass = StackedHourglass(points=3, stacks=2, width=8, depth=1, stride=stride)
         nn.init.normal_(self.hourglass.heads[-1].weight, std=0.002)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [nn.functional.avg_pool2d(x, 4) + self.hourglass(x)[-1]]
+        return [nn.functional.avg_pool2d(x, self.stride) + self.hourglass(x)[-1]]
 
 
 def spots(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -88,6 +89,19 @@ def test_points_are_where_the_spots_are(graph):
     inside = ((at > 12) & (at < 51)).all(-1)
     assert (points - at)[inside].abs().max() < 0.15 and inside.sum() > 40 and score.min() > 0.5
     assert points.shape == (60, 3, 2) and score.shape == (60, 3) and covariance.shape == (60, 3, 2, 2)
+
+
+@pytest.mark.parametrize('stride', [8, 16])
+def test_points_and_covariances_of_other_strides(stride):
+    "They are in px of the crop."
+    at = 128 * torch.rand(40, 3, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+    crops = (255 * encode(at, size=128, sigma=1.5 * stride, stride=1)).round().to(torch.uint8)
+    graph = LandmarkGraph(Spotted(stride), 128)
+    with torch.no_grad():
+        (points, _, covariance), fit = graph(crops), gaussian_fit(graph.net(crops / 255)[-1])
+    inside = ((at > 2 * stride) & (at < 127 - 2 * stride)).all(-1)
+    assert inside.sum() > 20 and (points - at)[inside].abs().max() < 0.1 * stride
+    assert torch.allclose(covariance[inside], stride**2 * fit.covariance[inside], rtol=0.05, atol=1e-2)
 
 
 def test_covariance_is_in_px_of_the_crop(graph):

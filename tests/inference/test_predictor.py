@@ -51,8 +51,12 @@ SPOTS = torch.tensor([[70.3, 61.8], [122.6, 75.1], [95.9, 118.4]], dtype=torch.f
 class Colours(nn.Module):
     points = 3
 
+    def __init__(self, stride: int = 4):
+        super().__init__()
+        self.stride = stride
+
     def forward(self, images):
-        return [nn.functional.avg_pool2d(images, 4)]
+        return [nn.functional.avg_pool2d(images, self.stride)]
 
 
 def spots(points=SPOTS, size=(200, 180), sigma=3.0) -> np.ndarray:
@@ -191,6 +195,18 @@ def test_as_training_predicts():
             torch.from_numpy(faces.images), boxes=landmark_box(faces.points, faces.visible)
         )
         assert (found.points - kept).abs().max() < 1e-3, decoder
+
+
+@pytest.mark.parametrize('stride', [4, 8, 16])
+def test_points_of_every_stride_are_where_the_spots_are(stride):
+    "A pixel of a map is the mean of stride x stride px, so an answer that is off by half a heatmap px would show."
+    net = Colours(stride), Config(size=128, depth=1, stride=stride)
+    photo = spots(sigma=stride)  # about as wide in heatmap px at each stride
+    for options in (dict(), dict(flip=True)):
+        found = Predictor(net, scheme=RGB, **options)(photo, boxes=BOX)
+        assert (found.points[0] - SPOTS).abs().max() < 0.1, options
+    covariance = Predictor(net, scheme=RGB)(photo, boxes=BOX).covariance
+    assert covariance.isfinite().all()
 
 
 # What may be given

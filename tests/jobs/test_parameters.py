@@ -25,7 +25,7 @@ def first_cells(job: str, **given: Any) -> dict[str, Any]:
 
 
 def test_all_jobs_are_here():
-    assert len(JOBS) == 12 and {'train', 'evaluate', 'predict', 'demo'} <= set(JOBS)
+    assert len(JOBS) == 13 and {'train', 'evaluate', 'predict', 'demo'} <= set(JOBS)
 
 
 @pytest.mark.parametrize('job', JOBS)

@@ -12,6 +12,7 @@ from subpixel_nb.model.hourglass import (
     HierarchicalBlock,
     Hourglass,
     StackedHourglass,
+    check_side,
     multiply_adds,
     parameter_count,
 )
@@ -233,6 +234,28 @@ def test_a_seed_repeats_the_network(photos):
     assert torch.equal(small().eval()(photos)[-1], small().eval()(photos)[-1])
 
 
+@pytest.mark.parametrize('stride', [4, 8, 16])
+@pytest.mark.parametrize('pool', POOLS)
+def test_maps_of_each_stride(stride, pool):
+    "Each doubling of the stride halves the side of every map; the stem halves it by a block and a pooling."
+    net = StackedHourglass(points=5, stacks=2, width=16, depth=1, pool=pool, stride=stride).eval()
+    assert [tuple(h.shape) for h in net(torch.rand(2, 3, 64, 96))] == [(2, 5, 64 // stride, 96 // stride)] * 2
+    assert net.stride == stride and sum(isinstance(m, type(POOLS[pool]())) for m in net.stem) == stride.bit_length() - 2
+
+
+def test_stride_4_is_the_network_that_it_was():
+    "Names, layers and the order in which the first weights are drawn: earlier runs and checkpoints depend on them."
+    torch.manual_seed(3)
+    first = [nn.Conv2d(3, 4, 7, stride=2, padding=3), nn.BatchNorm2d(4), nn.ReLU(), HierarchicalBlock(4, 8)]
+    stem = nn.Sequential(*first, nn.AvgPool2d(2), HierarchicalBlock(8, 8), HierarchicalBlock(8, 16))
+    hourglass = Hourglass(16, 2)
+    torch.manual_seed(3)
+    net = StackedHourglass(points=5, stacks=1, width=16, depth=2)
+    for ours, theirs in ((net.stem, stem), (net.hourglasses[0], hourglass)):
+        old, new = theirs.state_dict(), ours.state_dict()
+        assert list(old) == list(new) and all(torch.equal(old[k], new[k]) for k in old)
+
+
 # ---- what it refuses
 
 
@@ -250,6 +273,8 @@ def test_a_seed_repeats_the_network(photos):
         (dict(depth=0), 'depth'),
         (dict(block='hierachical'), "unknown block 'hierachical'; known: hierarchical"),
         (dict(pool='mean'), "unknown pool 'mean'"),
+        (dict(stride=2), 'stride: expected one of 4, 8, 16, got 2'),
+        (dict(stride=8.0), 'stride: expected one of 4, 8, 16, got 8.0'),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -269,6 +294,22 @@ def test_bad_options_are_named(options, message):
 def test_bad_photos_are_named(shape, message):
     with pytest.raises(ValueError, match=message):
         small()(torch.rand(shape))
+
+
+@pytest.mark.parametrize(
+    'size, stride, depth, message',
+    [
+        (250, 4, 4, r'multiple of stride \* 2\*\*depth = 4 \* 2\*\*4 = 64 px, got 250$'),
+        (128, 16, 4, '16 .* = 256 px, got 128; with 128 px, the largest depth is 3$'),
+        (0, 8, 2, 'got 0$'),
+        (64.0, 8, 2, 'got 64.0$'),
+        (256, 5, 2, 'stride: expected one of 4, 8, 16, got 5'),
+    ],
+)
+def test_a_side_that_cannot_be_halved_is_named(size, stride, depth, message):
+    with pytest.raises(ValueError, match=message):
+        check_side(size, stride, depth)
+    check_side(256, 16, 4)  # down to a single pixel
 
 
 def test_bytes_are_refused():

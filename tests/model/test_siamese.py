@@ -4,7 +4,9 @@ import pytest
 import torch
 from faces_and_views import METHODS, SWAP, seen_as, training_loss, two_views
 
+from subpixel_nb.codec.decoding import decode
 from subpixel_nb.codec.encoding import encode
+from subpixel_nb.codec.geometry import to_heatmap
 from subpixel_nb.model.augmentation import restore
 from subpixel_nb.model.rivals import CorrectedHourglass, find_method
 from subpixel_nb.model.siamese import (
@@ -16,6 +18,7 @@ from subpixel_nb.model.siamese import (
     merge,
     merged_loss,
     view_loss,
+    view_target,
 )
 
 
@@ -99,6 +102,16 @@ def test_stacks_add_up_and_masked_landmarks_are_free():
     a = training_loss([[h] for h in zero], views, points, hidden, SWAP, METHODS['siamese'])
     b = training_loss([[h] for h in broken], views, points, hidden, SWAP, METHODS['siamese'])
     assert a.item() == pytest.approx(b.item())
+
+
+@pytest.mark.parametrize('stride', [4, 8, 16])
+def test_views_agree_at_every_stride(stride):
+    "The target of a random view, moved back, has its peaks at the face's own points, to a small part of a heatmap px."
+    points, _, views, _ = two_views()
+    for view in views:
+        restored, seen = restore(view_target(view, 256 // stride), view, SWAP)
+        found, _ = decode(restored, 'gaussian')
+        assert (found - to_heatmap(points, stride)).norm(dim=-1).mean() < 0.05 and seen.double().mean() > 0.8
 
 
 def test_single_view_methods_draw_their_own_targets():

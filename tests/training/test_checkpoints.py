@@ -441,6 +441,38 @@ def test_a_second_process_is_refused_and_told_who_is_first(faces, tmp_path):
     assert entered(here, faces)  # the lock went with the process
 
 
+# Networks of another stride
+
+
+def test_a_run_of_another_stride_is_left_as_it_was(faces, tmp_path):
+    "A folder goes on with its own stride alone, and `init` takes no network of another one. Nothing is lost."
+    here = configure(**SMALL, stride=8, epochs=1, batch=6, test_every=1, output=str(tmp_path / 'run'))
+    train(here, faces, faces)
+    before = {p.name: p.read_bytes() for p in (tmp_path / 'run').iterdir() if p.name != '.lock'}
+    net, config = load_weights(tmp_path / 'run')
+    assert config.stride == net.stride == 8 and net(torch.rand(1, 3, 64, 64))[-1].shape == (1, 68, 8, 8)
+    for stride in (4, 16):
+        with pytest.raises(ValueError, match=f'holds another run .stride: 8 there, {stride} now.. Name another output'):
+            train(replace(here, stride=stride), faces, faces)
+        begun = replace(here, stride=stride, init=str(tmp_path / 'run'), output=str(tmp_path / f'{stride}'))
+        with pytest.raises(ValueError, match=f'another network .stride 8 there, {stride} here.*Give this run the same'):
+            train(begun, faces, faces)
+        assert not (tmp_path / f'{stride}/weights.safetensors').exists()
+    assert {p.name: p.read_bytes() for p in (tmp_path / 'run').iterdir() if p.name != '.lock'} == before
+
+
+def test_a_run_from_before_there_was_a_stride_goes_on(faces, tmp_path):
+    "Its config.json and its weights name none: it is one of stride 4, and keeps its name."
+    here = configure(**SMALL, epochs=2, batch=6, test_every=2, output=str(tmp_path))
+    about = {k: v for k, v in learnt_from(here).items() if k != 'stride'}
+    (tmp_path / 'config.json').write_text(json.dumps(about | dict(faces=fingerprint(faces), format=FORMAT)))
+    before = (tmp_path / 'config.json').read_bytes()
+    train(here, faces, faces)
+    assert (tmp_path / 'config.json').read_bytes() == before
+    with pytest.raises(ValueError, match='stride: 4 there, 8 now'):
+        train(replace(here, stride=8), faces, faces)
+
+
 # A run that was made before the format of config.json had a number
 
 

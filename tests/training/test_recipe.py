@@ -81,6 +81,9 @@ def test_onecycle_warms_up_and_ends_at_zero():
         (dict(window=4), 'window: expected an odd number, got 4'),
         (dict(processes=3), 'batch: expected a multiple of processes .3., got 16'),
         (dict(size=100), 'size: expected a multiple of'),
+        (dict(stride=5), 'stride: expected one of 4, 8, 16, got 5'),
+        (dict(stride='8'), "stride: expected int, got str '8'"),
+        (dict(stride=16, depth=4), 'got 128; with 128 px, the largest depth is 3'),
         (dict(batch='all'), "batch: expected a whole number or auto, got 'all'"),
         (dict(batch=8.0), 'batch: expected int, got float 8.0'),
         (dict(minutes=0), 'minutes: expected a positive number, got 0'),
@@ -100,6 +103,17 @@ def test_a_config_that_is_older_than_a_field_has_its_default():
     "A weights file of an earlier version names no augment."
     old = {name: value for name, value in learnt_from(configure(**SMALL)).items() if name != 'augment'}
     assert learnt_from(Config(**old)) == learnt_from(configure(**SMALL))
+
+
+def test_the_stride_is_learnt_from_and_builds_the_network():
+    "A run of another stride is another run; a config of an earlier version, which names none, has stride 4."
+    wide = configure(**SMALL, stride=8)
+    assert learnt_from(wide) == learnt_from(configure(**SMALL)) | dict(stride=8)
+    assert Config(**{k: v for k, v in learnt_from(configure(**SMALL)).items() if k != 'stride'}).stride == 4
+    assert configure(**read_parameters(run_command(wide)[3:])) == wide
+    for method in ('local', 'static'):
+        net = build_network(configure(**SMALL, stride=8, method=method), 5)
+        assert type(net) is find_method(method).network and net.stride == 8
 
 
 def test_a_method_that_was_looked_up_is_not_looked_up_again(monkeypatch):
