@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABLATION_SETTINGS', 'KEPT_READERS', 'ABLATION_TABLES', 'Training', 'ablation_grid', 'ablation_decoders', 'measure',
-           'Results', 'Line', 'compare', 'run_grid', 'describe_run', 'fill_results', 'plot_differences']
+           'Results', 'Line', 'compare', 'run_grid', 'describe_run', 'common_faces', 'keep_run', 'fill_results',
+           'plot_differences']
 
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #472998c0
 import importlib.metadata
@@ -322,6 +323,24 @@ def describe_run(training: Training, setting: str, folder: Path, **place: Any) -
         command=' '.join(training.command(setting, **place)),
     )
 
+# %% ../../nbs/5_evaluation/04_ablation.ipynb #8f1b899b
+def common_faces(test: Faces) -> Faces:
+    "The common ones of the test faces, where the dataset tells which they are; else all."
+    known = any('common' in subsets for subsets in test.subsets or [])
+    return test[test.mask('common').nonzero().flatten()] if known else test
+
+
+def keep_run(
+    kept: Results, training: Training, setting: str, folder: Path, test: Faces, faces: Faces | None = None, **place: Any
+) -> None:
+    "Measure the finished run in `folder` on `test`, and on every fourth of its training `faces` if given, and keep it."
+    about = describe_run(training, setting, folder, **place)
+    if faces is not None:
+        about['nme_train'] = round(measure(folder, faces[::4])['local 5'].nanmean().item(), 4)
+    kinds = (test.scheme.normaliser, 'box')
+    own, box = (normaliser(test.points, test.visible, kind, test.scheme, test.given) for kind in kinds)
+    kept.add(training, measure(folder, test), own / box, **about)
+
 # %% ../../nbs/5_evaluation/04_ablation.ipynb #524d06cb
 def fill_results(
     kept: Results,
@@ -329,23 +348,24 @@ def fill_results(
     setting: str,
     test: Faces,
     runs: Path,
+    *,
+    faces: Faces | None = None,
     jobs: int = 1,
     minutes: float | None = None,
     **place: Any,
 ) -> None:
-    """Train what `kept` does not hold, measure it on `test` and keep it; prints a line as each training ends.
+    """Train what `kept` does not hold, and keep it as `keep_run` does; prints a line as each training ends.
 
     `runs`, `jobs`, `minutes` and `place` are those of `run_grid`. RuntimeError names the trainings that failed."""
     began, failed = time.monotonic(), []
-    kinds = (test.scheme.normaliser, 'box')
-    own, box = (normaliser(test.points, test.visible, kind, test.scheme, test.given) for kind in kinds)
     stated = {name: value for name, value in place.items() if name not in ('root', 'test_root', 'cache')}
     missing = [training for training in trainings if not kept.has(training)]
     for training, folder, error in run_grid(missing, setting, runs, jobs, minutes, **place):
         if error:
             failed.append(f'{training.name}: {error}')
+            print(failed[-1])
             continue
-        kept.add(training, measure(folder, test), own / box, **describe_run(training, setting, folder, **stated))
+        keep_run(kept, training, setting, folder, test, faces, **stated)
         print(f'{training.name}: {(time.monotonic() - began) / 60:.0f} min after the start')
     if failed:
         raise RuntimeError(

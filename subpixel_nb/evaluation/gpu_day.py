@@ -32,9 +32,15 @@ from ..codec.geometry import from_heatmap
 from ..core import append_line, shorten, unknown, write_atomic
 from ..data.crops import Faces, data_root, open_photo
 from ..data.datasets import PHOTO_SUFFIXES, DataError, find_dataset
-from ..data.metrics import normaliser
 from ..data.synthetic import synthetic_faces
-from .ablation import ABLATION_SETTINGS, Results, Training, describe_run, measure
+from subpixel_nb.evaluation.ablation import (
+    ABLATION_SETTINGS,
+    Results,
+    Training,
+    common_faces,
+    describe_run,
+    keep_run,
+)
 from .speed import matmul_ceiling, measure_loop, our_steps, plain_steps, view_flops, write_crops
 from ..training.checkpoints import read_metrics
 from ..training.launch import job_faces, launch, read_parameters
@@ -273,12 +279,6 @@ def day_trainings(seeds: int) -> list[Training]:
     return [Training(method, seed) for seed in range(seeds) for method in ('siamese', 'baseline', 'local', 'window')]
 
 
-def _common(test: Faces) -> Faces:
-    "The common test faces, where the dataset tells which they are."
-    known = any('common' in subsets for subsets in test.subsets or [])
-    return test[test.mask('common').nonzero().flatten()] if known else test
-
-
 def train_grid(day: Day, rows: Rows, until: float) -> None:
     "Train what `day.results` does not hold yet, one after the other, until the time is up. RuntimeError: some failed."
     kept, folder = Results(day.results, f'300w-{day.setting}'), Path(day.runs) / f'300w-{day.setting}'
@@ -287,7 +287,7 @@ def train_grid(day: Day, rows: Rows, until: float) -> None:
     if not todo:
         return
     faces, test = job_faces(configure(**todo[0].parameters(day.setting, **place)))
-    common = _common(test)
+    common = common_faces(test)
     for training in todo:
         if (left := (until - time.monotonic()) / 60) < 0.05:
             break
@@ -303,19 +303,18 @@ def train_grid(day: Day, rows: Rows, until: float) -> None:
             failed.append(shorten(f'{training.name}: {type(e).__name__}: {e}', 300))
             print(f'failed: {failed[-1]}', flush=True)
         else:
-            keep_training(kept, training, run, common, rows)
+            keep_training(kept, training, run, (common, faces), rows)
     if failed:
         raise RuntimeError(f'{len(failed)} trainings failed; what is finished is kept. ' + '; '.join(failed))
 
 
-def keep_training(kept: Results, training: Training, run: Path, test: Faces, rows: Rows) -> None:
-    "Measure a finished training on the test faces, and keep its errors, and its curves as a row."
-    kinds = (test.scheme.normaliser, 'box')
-    eyes, box = (normaliser(test.points, test.visible, kind, test.scheme, test.given) for kind in kinds)
-    about = describe_run(training, kept.table.stem.removeprefix('300w-'), run, dataset='300w')
+def keep_training(kept: Results, training: Training, run: Path, tested: tuple[Faces, Faces], rows: Rows) -> None:
+    "Keep a finished training's errors on the test faces and its training faces (`tested`), and its curves as a row."
+    setting = kept.table.stem.removeprefix('300w-')
     if training.name not in rows.here():
+        about = describe_run(training, setting, run, dataset='300w')
         rows.add(training.name, about | dict(metrics=read_metrics(run), times=read_metrics(run, 'times')))
-    kept.add(training, measure(run, test), eyes / box, **about)
+    keep_run(kept, training, setting, run, *tested, dataset='300w')
 
 # %% ../../nbs/5_evaluation/08_gpu_day.ipynb #f9c68afa
 def run_day(day: Day) -> None:
