@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 import torch
 
+pytest_plugins = ['browsers']  # in tests/jobs: a JupyterLab and a browser, once for all tests
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sysconfig.get_path('scripts'))  # where this environment's nbdev_export, papermill, ... are
 RUNNING: set[subprocess.Popen] = set()  # tools that have not ended
@@ -132,8 +133,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     "Mark whole folders and the users of the real data; put the lessons, which run beside the other tests, at the end."
     for item in items:
         where = item.path.relative_to(ROOT / 'tests') if item.path.is_relative_to(ROOT / 'tests') else item.path
-        if where.name in ('test_browser.py', 'test_demo_browser.py'):
-            item.add_marker('browser')
         if where.parts[0] == 'jobs' or where.name == 'test_notebooks.py' or item.get_closest_marker('browser'):
             item.add_marker('slow')
         if 'shared_data' in getattr(item, 'fixturenames', ()):

@@ -313,7 +313,7 @@ def part_errors(runs: Sequence[Run], decoder: str, by: str) -> Compared:
     answers, notes = with_answers(runs, decoder)
     rows = []
     for name, a in answers.items():
-        means = _means_by(a, decoder, by)
+        means = _means_by(a.source, decoder, by)
         rows += [dict(run=name, **{by: part, 'NME': value}) for part, value in means.items()]
         if not means:
             notes.append(f'{name}: for its {a.truth.shape[1]} landmarks no {by} is known')
@@ -321,7 +321,9 @@ def part_errors(runs: Sequence[Run], decoder: str, by: str) -> Compared:
     return Compared(by, table, by, 'NME', describe_test(runs, answers, decoder), tuple(notes))
 
 
-def _means_by(a: Answers, decoder: str, by: str) -> dict[Any, float]:
+@lru_cache(maxsize=256)
+def _means_by(source: tuple[Path, int], decoder: str, by: str) -> dict[Any, float]:
+    a = _load_answers(*source)
     points, scheme = a.points[decoder], a.scheme
     if by == 'landmark':
         return dict(enumerate(landmark_errors(points, a.truth, a.norm, a.visible).tolist()))
