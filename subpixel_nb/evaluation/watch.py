@@ -87,7 +87,8 @@ def sum_up(shown: Compared, cutoff: float = 10.0) -> pd.DataFrame:
         return shown.table
     if shown.view != 'error curve':
         order = list(dict.fromkeys(shown.table[shown.x]))
-        return shown.table.pivot_table(index=shown.x, columns='run', values=shown.y).loc[order].reset_index()
+        wide = shown.table.pivot_table(index=shown.x, columns='run', values=shown.y)
+        return wide.loc[order].reset_index().rename_axis(columns=None)
     rows = []
     for name, part in shown.table.groupby('run', sort=False):
         e = part.NME.to_numpy()
@@ -98,19 +99,19 @@ def sum_up(shown: Compared, cutoff: float = 10.0) -> pd.DataFrame:
 # %% ../../nbs/5_evaluation/06_watch.ipynb #74d52736
 def _layout(shown: Compared) -> dict[str, Any]:
     titles = {'NME': 'NME, %', 'difference': 'difference of the NME, %', 'faces': 'faces, %'}
-    log = 'log' if shown.y in ('loss', 'lr') else 'linear'
+    kind = 'category' if shown.y == 'run' else 'log' if shown.y in ('loss', 'lr') else 'linear'
     axis = dict(gridcolor='rgba(128,128,128,0.25)', zerolinecolor=GREY, automargin=True)
     return dict(
         width=570,
-        height=400,
+        height=400 + 20 * (shown.table.run.nunique() // 4),  # for the legend
         margin=dict(l=8, r=8, t=8, b=8),
         template={},
         font=dict(color=GREY, size=12),
         paper_bgcolor='rgba(0,0,0,0)',
         plot_bgcolor='rgba(0,0,0,0)',
-        legend=dict(orientation='h', y=1.12),
+        legend=dict(orientation='h', y=1.02, yanchor='bottom'),
         xaxis=axis | dict(title=titles.get(shown.x, shown.x)),
-        yaxis=axis | dict(title=titles.get(shown.y, shown.y) if shown.y != 'run' else '', type=log),
+        yaxis=axis | dict(title=titles.get(shown.y, shown.y) if shown.y != 'run' else '', type=kind),
         hovermode='closest',
         uirevision=f'{shown.view} {shown.y}',  # while this stays, the page keeps what somebody has zoomed or hidden
     )
@@ -122,12 +123,15 @@ def draw_compared(shown: Compared) -> go.Figure:
     if shown.view == 'differences':
         table = table.dropna(subset='difference')
         bars = dict(type='data', array=table.high - table.difference, arrayminus=table.difference - table.low)
-        figure.add_scatter(x=table.difference, y=table.run, error_x=bars, mode='markers', name='difference')
+        figure.add_scatter(
+            x=table.difference, y=table.run.map(html.escape), error_x=bars, mode='markers', name='difference'
+        )
         return figure.add_vline(x=0, line=dict(color=GREY, width=1))
     mode = 'lines' if len(table) > 200 else 'lines+markers'  # a page needs a second for a thousand markers
     for name, part in table.groupby('run', sort=False):
         if shown.view == 'error curve':
             part = part.iloc[np.unique(np.linspace(0, len(part) - 1, 200).round().astype(int))]  # enough for 570 px
+        name = html.escape(name)  # plotly takes <b> for a tag
         x, y = part[shown.x].to_numpy(), part[shown.y].to_numpy()
         if shown.view in ('curves', 'error curve', 'landmark'):
             shape = dict(shape='hv') if shown.view == 'error curve' else {}
@@ -171,13 +175,19 @@ def plot_compared(shown: Compared) -> Figure:
     for i, trace in enumerate(drawn.data):
         if trace.type == 'bar':
             places, width = np.array([parts.index(x) for x in trace.x]), 0.8 / len(drawn.data)
-            ax.bar(places + (i + 0.5) * width - 0.4, trace.y, width, label=trace.name)
+            ax.bar(places + (i + 0.5) * width - 0.4, trace.y, width, label=_plain(trace.name))
         elif trace.error_x.array is not None:
-            ax.errorbar(trace.x, trace.y, xerr=[trace.error_x.arrayminus, trace.error_x.array], fmt='o', capsize=3)
+            ax.errorbar(
+                trace.x,
+                [*map(_plain, trace.y)],
+                xerr=[trace.error_x.arrayminus, trace.error_x.array],
+                fmt='o',
+                capsize=3,
+            )
             ax.axvline(0, color='k', lw=0.8)
         else:
             steps = 'steps-post' if trace.line.shape == 'hv' else 'default'
-            ax.plot(trace.x, trace.y, drawstyle=steps, label=trace.name)
+            ax.plot(trace.x, trace.y, drawstyle=steps, label=_plain(trace.name))
     if parts:
         ax.set_xticks(range(len(parts)), parts)
     _finish_still(fig, ax, drawn.layout, shown.protocol)
@@ -186,12 +196,19 @@ def plot_compared(shown: Compared) -> Figure:
 
 def _finish_still(fig: Figure, ax: Axes, layout: go.Layout, protocol: str) -> None:
     "Titles, scale, legend, and the protocol below."
-    ax.set(xlabel=layout.xaxis.title.text, ylabel=layout.yaxis.title.text, yscale=layout.yaxis.type)
+    ax.set(xlabel=layout.xaxis.title.text, ylabel=layout.yaxis.title.text)
+    if layout.yaxis.type == 'log':
+        ax.set_yscale('log')
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize=8)
     ax.grid(alpha=0.3)
-    fig.text(0.01, 0.01, protocol, fontsize=6, wrap=True)
+    fig.text(0.01, 0.01, _plain(protocol), fontsize=6, wrap=True)
     fig.tight_layout(rect=(0, 0.06, 1, 1))
+
+
+def _plain(name: str) -> str:
+    "A text with a run's name for matplotlib, from what plotly has: no entities, and no formulas."
+    return html.unescape(name).replace('$', r'\$')
 
 # %% ../../nbs/5_evaluation/06_watch.ipynb #70a8417d
 def as_csv(shown: Compared) -> str:
@@ -274,6 +291,8 @@ RUNS_STYLE = """
 .runs .all-runs { overflow-x: auto; }
 .runs code { color: var(--jp-content-font-color1, inherit); background: transparent; }
 .runs .details { max-height: 260px; overflow: auto; }
+.runs .details :is(td, th) { line-height: 1.4; }
+.runs svg :is(.legendtext, .xtitle, .ytitle) { fill: var(--jp-content-font-color1, #808080) !important; }
 """
 
 
@@ -312,7 +331,10 @@ class RunsControls:
 
     def __init__(self, folder: Path | str = 'runs', exports: Path | str = 'exported', seconds: float = 3.0) -> None:
         self.controls, self.readout, self.exports = runs_controls(str(folder)), make_readout(), Path(exports)
-        self.command, self.details = CommandLine(seconds=seconds), widgets.HTML().add_class('details')
+        self.command, self.details = (
+            CommandLine(seconds=seconds),
+            widgets.HTML(layout=widgets.Layout(max_width='600px')).add_class('details'),
+        )
         self.stage, self.runs, self.notes = widgets.VBox(), list[Run](), list[str]()
         self.shown: Compared | None = None  # None: pictures
         self.drawn: tuple[Any, ...] = ()
@@ -337,7 +359,7 @@ class RunsControls:
             try:
                 act()
             except Exception as e:  # noqa: BLE001 (a page has no place for a traceback)
-                self.readout.summary = f'{type(e).__name__}: {e}'
+                self.readout.summary = str(e) if isinstance(e, (ValueError, OSError)) else f'{type(e).__name__}: {e}'
 
         return acted
 

@@ -78,16 +78,16 @@ def test_train_then_evaluate_give_the_same_figures(tmp_path):
 
 
 def test_sigkill_again_and_again_changes_nothing(tmp_path):
-    """Papermill is killed three times at random moments, while a state is written after every step.
+    """Papermill is killed twice at random moments, while a state is written after every step.
 
     The kernel dies with it, and the same command then finishes the run. Weights, optimiser, position and metrics are
     those of a run that was never killed, to the bit."""
-    parameters = dict(SMALL, dataset='synthetic', limit=160, epochs=7, test_every=7, seed=3, save_minutes=1e-6)
+    parameters = dict(SMALL, dataset='synthetic', limit=80, epochs=5, test_every=5, seed=3, save_minutes=1e-6)
     folder = tmp_path / 'killed'
     whole = subprocess.Popen(
         [sys.executable, '-m', 'subpixel_nb.launch', *words(output=tmp_path / 'whole', **parameters)], cwd=ROOT
     )
-    for i in range(3):
+    for i in range(2):
         before = (folder / 'state.safetensors').stat().st_mtime_ns if i else 0
         job = subprocess.Popen(
             command('train', tmp_path / f'{i}.ipynb', output=folder, **parameters),
@@ -118,7 +118,7 @@ def test_sigkill_again_and_again_changes_nothing(tmp_path):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert (folder / 'metrics.jsonl').read_bytes() == (tmp_path / 'whole/metrics.jsonl').read_bytes()
     starts = [row['from_step'] for row in read_metrics(folder, 'times')]
-    assert any(starts) and len(starts) >= 7  # a killed epoch went on in its middle
+    assert any(starts) and len(starts) >= 5  # a killed epoch went on in its middle
     assert not [p for p in folder.iterdir() if p.name.startswith('.') and p.name != '.lock']
 
 
