@@ -60,7 +60,8 @@ def screen(panel, **wanted: float) -> dict[str, float]:
 
 STATE = """box => {
   const cells = r => [...r.cells].map(c => c.textContent);
-  const figure = box.querySelector('.js-plotly-plot'), traces = Object.fromEntries((figure?.data ?? []).map(t => [t.name, t]));
+  const figure = box.querySelector('.js-plotly-plot');
+  const traces = Object.fromEntries((figure?.data ?? []).map(t => [t.name, t]));
   return {
     rows: Object.fromEntries(
       [...box.querySelectorAll('tbody tr')].map(cells).map(([_, name, ...rest]) => [name, rest])),
@@ -68,7 +69,8 @@ STATE = """box => {
     settings: Object.fromEntries([...box.querySelectorAll('.widget-slider')].map(s => [
       s.querySelector('[role=slider]').ariaLabel,
       parseFloat(s.querySelector('.widget-readout').textContent.replace('\u2212', '-'))])),
-    answers: [...(traces['answers on patch']?.x ?? [])].map((x, i) => [x, traces['answers on patch'].y[i]]),
+    answers: [...(traces['answers on patch']?.x ?? [])]
+      .map((x, i) => [x, traces['answers on patch'].y[i]]),
     titles: [...(figure?.querySelectorAll('.annotation-text') ?? [])].map(t => t.textContent),
   };
 }"""

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from subpixel_nb.codec.decoding import DECODERS
 from subpixel_nb.training.checkpoints import read_metrics
 
+pytestmark = pytest.mark.background
 SMALL = dict(width=8, stacks=1, size=64, depth=2, batch=8, limit=48, precision='float32')
 
 
