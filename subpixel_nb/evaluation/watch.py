@@ -410,6 +410,7 @@ class RunsStage(RunsControls):
         if len(self.chosen) < 2:
             self.notes = ['choose two runs to see the faces on which they differ']
         elif state != self.drawn:
+            self.readout.summary = f'The test faces of {self.chosen[0].name} are read ...'
             try:
                 self.picture.value = picture_bytes(plot_different_faces(self.chosen[1], self.chosen[0], decoder, count))
                 self.stage.children = (self.picture,)
