@@ -99,6 +99,8 @@ def sum_up(shown: Compared, cutoff: float = 10.0) -> pd.DataFrame:
 # %% ../../nbs/5_evaluation/06_watch.ipynb #74d52736
 def _layout(shown: Compared) -> dict[str, Any]:
     titles = {'NME': 'NME, %', 'difference': 'difference of the NME, %', 'faces': 'faces, %'}
+    if shown.view == 'curves' and shown.y not in ('loss', 'lr'):
+        titles[shown.y] = f'NME by {shown.y}, %'
     kind = 'category' if shown.y == 'run' else 'log' if shown.y in ('loss', 'lr') else 'linear'
     axis = dict(gridcolor='rgba(128,128,128,0.25)', zerolinecolor=GREY, automargin=True)
     return dict(

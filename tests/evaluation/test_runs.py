@@ -314,7 +314,11 @@ def test_the_faces_that_differ_most_stand_side_by_side(faces, tmp_path, monkeypa
         save_results(folder, found, torch.ones(30, 68), faces, results_table(found, faces, dataset))
     runs = [read_run(tmp_path / name) for name in 'ab']
     monkeypatch.setattr('subpixel_nb.evaluation.watch._kept_faces', lambda config: faces)
-    titles = [ax.get_title() for ax in plot_different_faces(runs[1], runs[0], 'local', 3).axes]
+    fig = plot_different_faces(runs[1], runs[0], 'local', 3)
+    fig.canvas.draw()
+    heights = [(ax.title.get_window_extent().y1, ax.get_window_extent().y0) for ax in fig.axes]
+    assert heights[0][0] <= fig.bbox.y1 and heights[3][0] <= heights[0][1], 'a title is cut, or lies on a picture'
+    titles = [ax.get_title() for ax in fig.axes]
     assert [title[0] for title in titles] == ['a'] * 3 + ['b'] * 3
     pick = most_different(runs[1], runs[0], 'local', 1)[0]
     assert titles[0] == f'a: {read_answers(runs[0]).errors("local")[pick]:.2f} %'

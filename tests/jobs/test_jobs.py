@@ -104,7 +104,7 @@ def test_sigkill_again_and_again_changes_nothing(tmp_path):
             ):
                 assert time.monotonic() < deadline and job.poll() is None, 'the job wrote no state'
                 time.sleep(0.01)
-            time.sleep(random.uniform(0, 0.3))
+            time.sleep(random.SystemRandom().uniform(0, 0.3))
         finally:
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
