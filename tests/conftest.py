@@ -33,6 +33,7 @@ import torch
 
 pytest_plugins = ['browsers']  # in tests/jobs: a JupyterLab and a browser, once for all tests
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRON = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # for other processes: no test has changed it
 SCRIPTS = Path(sysconfig.get_path('scripts'))  # where this environment's nbdev_export, papermill, ... are
 RUNNING: set[subprocess.Popen] = set()  # tools that have not ended
 
@@ -63,13 +64,12 @@ def copy_project(folder: Path) -> Path:
 def run_tool(*command: str, cwd: Path, timeout: float = 120, niceness: int = 0, **env: str) -> str:
     """What a command-line tool of this environment prints; fails with all of it if the tool fails.
 
-    The tool gets `env` besides this process's environment. With a `niceness` it gives way to other processes."""
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | env
+    The tool gets `env` besides the environment that pytest had. With a `niceness` it gives way to other processes."""
     nice = ['nice', '-n', str(niceness)] if niceness and shutil.which('nice') else []
     tool = subprocess.Popen(
         [*nice, SCRIPTS / command[0], *command[1:]],
         cwd=cwd,
-        env=env,
+        env=ENVIRON | env,
         text=True,
         encoding='utf-8',
         stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS
+from conftest import ENVIRON, ROOT, SCRIPTS
 from safetensors.torch import load_file
 
 from subpixel_nb.codec.decoding import DECODERS
@@ -35,7 +35,12 @@ def words(**parameters) -> list[str]:
 
 def papermill(notebook: str, out: Path, timeout: float = 300, **parameters) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(notebook, out, **parameters), cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        command(notebook, out, **parameters),
+        cwd=ROOT,
+        env=ENVIRON,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 
@@ -86,13 +91,16 @@ def test_sigkill_again_and_again_changes_nothing(tmp_path):
     parameters = dict(SMALL, dataset='synthetic', limit=80, epochs=5, test_every=5, seed=3, save_minutes=1e-6)
     folder = tmp_path / 'killed'
     whole = subprocess.Popen(
-        [sys.executable, '-m', 'subpixel_nb.launch', *words(output=tmp_path / 'whole', **parameters)], cwd=ROOT
+        [sys.executable, '-m', 'subpixel_nb.launch', *words(output=tmp_path / 'whole', **parameters)],
+        cwd=ROOT,
+        env=ENVIRON,
     )
     for i in range(2):
         before = (folder / 'state.safetensors').stat().st_mtime_ns if i else 0
         job = subprocess.Popen(
             command('train', tmp_path / f'{i}.ipynb', output=folder, **parameters),
             cwd=ROOT,
+            env=ENVIRON,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -142,6 +150,7 @@ def test_two_processes_from_a_notebook(tmp_path):
     subprocess.run(
         [sys.executable, '-m', 'subpixel_nb.launch', *words(output=tmp_path / 'one', **parameters)],
         cwd=ROOT,
+        env=ENVIRON,
         check=True,
     )
     one, two = ([row['loss'] for row in read_metrics(tmp_path / name)] for name in ('one', 'two'))

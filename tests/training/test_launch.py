@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS
+from conftest import ENVIRON, ROOT, SCRIPTS
 from safetensors.torch import load_file
 
 from subpixel_nb.training.checkpoints import read_metrics
@@ -30,6 +30,7 @@ def start(*command: object) -> subprocess.Popen:
     return subprocess.Popen(
         [*map(str, command)],
         cwd=ROOT,
+        env=ENVIRON,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
