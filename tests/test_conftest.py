@@ -47,6 +47,7 @@ def run(*words: str, cwd: Path, ci: str = '') -> str:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120).stdout
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_a_failure_shows_its_seed_and_the_seed_repeats_it(tmp_path):
     "Alone or after another test, with the seed of the failure a test and its fixture draw the same numbers."
@@ -139,6 +140,7 @@ def test_lessons_begin_before_they_are_waited_for(two_lessons):
     assert two_lessons.waited_for
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_a_test_in_the_background(tmp_path):
     "One runs while another test does; a failure there is a failure here; what has not begun is run by pytest itself."
