@@ -3,8 +3,9 @@
 Random numbers: before each test and each fixture, random, numpy and torch are seeded with one number, which the header
 and each failure show. `pytest --seed N` sets it. Without, it is another one in every run, and 0 where CI is set.
 
-Lessons: tests/test_notebooks.py runs each notebook in a process of its own. The first starts together with the first
-test of any file, on the core that pytest leaves free, and gives way to the tests; pytest reaches the lessons last.
+Lessons: tests/test_notebooks.py runs each notebook in a process of its own. They start together with the first test of
+any file, on the core that pytest leaves free, and give way to the tests; pytest reaches the lessons last. Before them,
+that core runs the tests with the marker `background`: those that only wait for other processes, and share nothing.
 """
 
 import os
@@ -15,10 +16,11 @@ import shutil
 import signal
 import subprocess
 import sysconfig
+import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +31,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest_plugins = ['browsers']  # in tests/jobs: a JupyterLab and a browser, once for all tests
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRON = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # for other processes: no test has changed it
 SCRIPTS = Path(sysconfig.get_path('scripts'))  # where this environment's nbdev_export, papermill, ... are
 RUNNING: set[subprocess.Popen] = set()  # tools that have not ended
 
@@ -60,13 +64,12 @@ def copy_project(folder: Path) -> Path:
 def run_tool(*command: str, cwd: Path, timeout: float = 120, niceness: int = 0, **env: str) -> str:
     """What a command-line tool of this environment prints; fails with all of it if the tool fails.
 
-    The tool gets `env` besides this process's environment. With a `niceness` it gives way to other processes."""
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | env
+    The tool gets `env` besides the environment that pytest had. With a `niceness` it gives way to other processes."""
     nice = ['nice', '-n', str(niceness)] if niceness and shutil.which('nice') else []
     tool = subprocess.Popen(
         [*nice, SCRIPTS / command[0], *command[1:]],
         cwd=cwd,
-        env=env,
+        env=ENVIRON | env,
         text=True,
         encoding='utf-8',
         stdin=subprocess.DEVNULL,
@@ -132,8 +135,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     "Mark whole folders and the users of the real data; put the lessons, which run beside the other tests, at the end."
     for item in items:
         where = item.path.relative_to(ROOT / 'tests') if item.path.is_relative_to(ROOT / 'tests') else item.path
-        if where.name in ('test_browser.py', 'test_demo_browser.py'):
-            item.add_marker('browser')
         if where.parts[0] == 'jobs' or where.name == 'test_notebooks.py' or item.get_closest_marker('browser'):
             item.add_marker('slow')
         if 'shared_data' in getattr(item, 'fixturenames', ()):
@@ -185,19 +186,21 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
-# Lessons
+# Lessons, and tests in the background
 
 
 class LessonRuns:
     """Runs of notebooks from top to bottom by nbdev_test: as plain Python, without a kernel, one thread each.
 
     They run in the background on a copy of the project, since lessons write pictures: one at a time, below the priority
-    of the tests, and two at a time from the moment when a test waits for one. `result` waits for its notebook."""
+    of the tests, and two at a time from the moment when a test waits for one. `result` waits for its notebook. The
+    `tests`, functions by the tests' names, run before them."""
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, folder: Path, names: list[str], tests: Mapping[str, Callable[[], object]] | None = None) -> None:
         self.folder, self.waited_for = folder, False
         self.lock, self.free = threading.Lock(), threading.Semaphore(1)
-        self.pool = ThreadPoolExecutor(2)
+        self.pool, self.first = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
+        self.tests = {name: self.first.submit(act) for name, act in (tests or {}).items()}
         self.runs: dict[str, Future[str]] = {name: self.pool.submit(self.run, name) for name in names}
 
     @cached_property
@@ -209,6 +212,7 @@ class LessonRuns:
         return copy_project(self.folder / ROOT.name)
 
     def run(self, name: str) -> str:
+        wait(self.tests.values())
         with self.free:
             with self.lock:
                 project = self.project
@@ -230,7 +234,8 @@ class LessonRuns:
         return self.runs[name].result()
 
     def stop(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.first, self.pool):
+            pool.shutdown(wait=False, cancel_futures=True)
         for tool in list(RUNNING):
             kill(tool)
 
@@ -239,11 +244,41 @@ class LessonRuns:
 def lesson_runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LessonRuns | None]:
-    "Runs of the notebooks whose tests were selected, begun before the first test of the session."
-    chosen = [
-        item.callspec.params['name'] for item in request.session.items if item.name.startswith('test_lesson_runs[')
-    ]
-    runs = LessonRuns(tmp_path_factory.mktemp('lessons'), chosen) if chosen else None
+    """Runs of the selected notebooks and of selected tests in the background, begun before the session's first test.
+
+    The background takes its tests from the last to the first, and so meets pytest, which begins with the first."""
+    items = request.session.items
+    chosen = [item.callspec.params['name'] for item in items if item.name.startswith('test_lesson_runs[')]
+    marked = [item for item in items if item.get_closest_marker('background')]
+    if len(items) == 1:  # it has nobody to run beside
+        marked = []
+    folder = tmp_path_factory.mktemp('lessons') if chosen or marked else None
+    runs = folder and LessonRuns(
+        folder, chosen, {item.nodeid: background_test(item, folder) for item in reversed(marked)}
+    )
     yield runs
     if runs:
         runs.stop()
+
+
+def background_test(item: pytest.Function, folder: Path) -> Callable[[], object]:
+    "A test's function with its parameters, a folder of its own as `tmp_path`, and the real data as `shared_data`."
+
+    def act() -> object:
+        mine = Path(tempfile.mkdtemp(dir=folder))
+        given = dict(tmp_path=mine, shared_data=ROOT.parent / 'shared' / 'data')
+        given |= item.callspec.params if hasattr(item, 'callspec') else {}
+        return item.obj(**{name: given[name] for name in item._fixtureinfo.argnames})
+
+    return act
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    "The outcome of a test that the background has begun; one that still waits there is taken back and run here."
+    runs = pyfuncitem.funcargs.get('lesson_runs')
+    begun = runs and runs.tests.get(pyfuncitem.nodeid)
+    if not begun or begun.cancel():
+        return None
+    begun.result()
+    return True

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,11 +37,17 @@ def test_two(shared):
 
 def run(*words: str, cwd: Path, ci: str = '') -> str:
     "What pytest prints in the folder `cwd` with this project's conftest.py as a plugin."
-    env = {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', 'PATH': str(SCRIPTS), 'CI': ci, 'HOME': str(cwd)}
+    env = {
+        'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}:{ROOT / "tests/jobs"}',
+        'PATH': str(SCRIPTS),
+        'CI': ci,
+        'HOME': str(cwd),
+    }
     command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-p', 'conftest', '-s', *words]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120).stdout
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_a_failure_shows_its_seed_and_the_seed_repeats_it(tmp_path):
     "Alone or after another test, with the seed of the failure a test and its fixture draw the same numbers."
@@ -131,6 +138,35 @@ def test_lessons_begin_before_they_are_waited_for(two_lessons):
     with pytest.raises(pytest.fail.Exception):
         two_lessons.result('bad')
     assert two_lessons.waited_for
+
+
+@pytest.mark.background
+@pytest.mark.slow
+def test_a_test_in_the_background(tmp_path):
+    "One runs while another test does; a failure there is a failure here; what has not begun is run by pytest itself."
+    tests = """
+        import threading, time
+        import pytest
+        begun, main = threading.Event(), threading.main_thread()
+
+        def test_beside():
+            assert begun.wait(60)
+
+        @pytest.mark.background
+        def test_taken_back():
+            assert threading.current_thread() is main
+
+        @pytest.mark.background
+        @pytest.mark.parametrize('n', [3])
+        def test_of_the_background(n, tmp_path):
+            begun.set()
+            time.sleep(2)
+            assert threading.current_thread() is not main and tmp_path.is_dir() and n == 3, 'another thread'
+            assert n == 4, 'told'
+        """
+    (tmp_path / 'test_some.py').write_text(textwrap.dedent(tests))
+    said = run('-q', cwd=tmp_path)
+    assert '1 failed, 2 passed' in said and 'AssertionError: told' in said, said
 
 
 def test_a_tool_that_takes_too_long_is_ended_with_what_it_started(tmp_path):

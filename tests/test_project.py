@@ -294,6 +294,7 @@ def test_ruff_would_format_nothing():
     run_tool('ruff', 'format', '--check', 'nbs', 'tests', 'setup.py', cwd=ROOT)
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_mypy_finds_nothing():
     run_tool('mypy', 'subpixel_nb', cwd=ROOT, timeout=300)

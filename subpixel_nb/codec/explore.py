@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['kept_bias_map', 'GREY', 'SHAPES', 'PANELS', 'LOWEST', 'SCRIPT', 'PAGE_STYLE', 'SLIDERS', 'IDEAL', 'white_noise',
            'ideal_heatmap', 'Probe', 'probe_heatmap', 'confidence_ellipse', 'marks', 'figure_layout', 'panel_traces',
-           'canvas', 'quiver', 'draw_probe', 'answer_rows', 'table_html', 'table_text', 'describe_errors',
-           'readout_class', 'make_readout', 'show_probe', 'make_controls', 'Given', 'choose_heatmap', 'Explorer',
-           'explore']
+           'canvas', 'whole_figure_class', 'quiver', 'draw_probe', 'answer_rows', 'table_html', 'table_text',
+           'describe_errors', 'readout_class', 'make_readout', 'show_probe', 'make_controls', 'Given', 'choose_heatmap',
+           'Explorer', 'explore']
 
 # %% ../../nbs/1_codec/05_explore.ipynb #504d8251
 import html
@@ -200,6 +200,27 @@ def canvas() -> 'go.Figure':
     scales = ('coloraxis', 'coloraxis', 'coloraxis2', 'coloraxis3')
     traces = [t for n, panel, scale in zip(('', '2', '3', '4'), PANELS, scales) for t in panel_traces(panel, n, scale)]
     return go.Figure(data=traces, layout=figure_layout())
+
+# %% ../../nbs/1_codec/05_explore.ipynb #614391f7
+@lru_cache(maxsize=1)
+def whole_figure_class() -> type:
+    "The class of a plotly widget that a page gets in one message, with all traces; made when it is first needed."
+    import plotly.graph_objects as go
+
+    class WholeFigure(go.FigureWidget):
+        _whole = False
+
+        def __init__(self, figure: go.Figure) -> None:
+            super().__init__(figure)
+            self._whole = True
+            self.open()
+
+        def open(self) -> None:
+            "Connect with the page; ipywidgets calls this too early."
+            if self._whole:
+                super().open()
+
+    return WholeFigure
 
 # %% ../../nbs/1_codec/05_explore.ipynb #45392bb9
 def quiver(bias: Tensor, every: int = 3) -> Tensor:
@@ -446,7 +467,7 @@ class Explorer:
 
         if not self.told:
             return
-        old, self.figure, self.told = self.figure, go.FigureWidget(self.figure), False
+        old, self.figure, self.told = self.figure, whole_figure_class()(self.figure), False
         self.view.children = self.left, self.figure
         if isinstance(old, go.FigureWidget):
             old.close()

@@ -521,7 +521,8 @@ def plot_faces(points: Tensor, faces: Faces, count: int = 3) -> Figure:
 def plot_chosen(rows: Mapping[str, tuple[Tensor, Sequence[int]]], faces: Faces) -> Figure:
     "A row of pictures for each name in `rows`: predicted points (N, K, 2), and the indices of the faces to draw."
     columns = max(len(picks) for _, picks in rows.values())
-    fig, axes = plt.subplots(len(rows), columns, figsize=(2.3 * columns, 2.4 * len(rows)), dpi=60, squeeze=False)
+    size = (2.3 * columns, 2.4 * len(rows))
+    fig, axes = plt.subplots(len(rows), columns, figsize=size, dpi=60, squeeze=False, layout='constrained')
     for row, (name, (points, picks)) in zip(axes, rows.items()):
         errors = face_errors(points, faces)
         for ax in row:
@@ -529,7 +530,6 @@ def plot_chosen(rows: Mapping[str, tuple[Tensor, Sequence[int]]], faces: Faces) 
         for ax, i in zip(row, picks):
             _draw_face(ax, np.asarray(faces.images[[i]])[0], faces.points[i], points[i], faces.visible[i], faces.margin)
             ax.set_title(f'{name}: {errors[i]:.2f} %', fontsize=9)
-    fig.tight_layout(pad=0.3)
     return fig
 
 

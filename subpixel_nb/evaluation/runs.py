@@ -66,8 +66,9 @@ class Run:
     @property
     def machine(self) -> str:
         "Where it was started last; '' if it does not say so."
-        starts = self.record.get('starts') or [{}]
-        return str(starts[-1].get('machine', ''))
+        starts = self.record.get('starts')
+        last = starts[-1] if isinstance(starts, list) and starts else {}
+        return str(last.get('machine', '')) if isinstance(last, dict) else ''
 
     def error(self, decoder: str | None = None) -> tuple[float, str]:
         "The last NME (percent) of a decoder (None: the best one), and its name; NaN before the first measurement."
@@ -98,9 +99,16 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     return Run(folder, name, state, '', settings, rows, times, record, position, answered)
 
 
+def _numbers(row: dict) -> dict:
+    return {name: value for name, value in row.items() if isinstance(value, (int, float))}
+
+
 def _whole_rows(rows: list[Any]) -> list[dict]:
-    "The lines of a log that are those of an epoch."
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get('epoch'), int)]
+    "The numbers in those lines of a log that are those of an epoch."
+    whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get('epoch'), int)]
+    return [
+        _numbers(row) | (dict(nme=_numbers(row['nme'])) if isinstance(row.get('nme'), dict) else {}) for row in whole
+    ]
 
 # %% ../../nbs/5_evaluation/05_runs.ipynb #3e8c8833
 _SIGNS = {'config.json', 'state.safetensors', 'weights.safetensors', 'metrics.jsonl'}  # of a run
@@ -313,7 +321,7 @@ def part_errors(runs: Sequence[Run], decoder: str, by: str) -> Compared:
     answers, notes = with_answers(runs, decoder)
     rows = []
     for name, a in answers.items():
-        means = _means_by(a, decoder, by)
+        means = _means_by(a.source, decoder, by)
         rows += [dict(run=name, **{by: part, 'NME': value}) for part, value in means.items()]
         if not means:
             notes.append(f'{name}: for its {a.truth.shape[1]} landmarks no {by} is known')
@@ -321,7 +329,9 @@ def part_errors(runs: Sequence[Run], decoder: str, by: str) -> Compared:
     return Compared(by, table, by, 'NME', describe_test(runs, answers, decoder), tuple(notes))
 
 
-def _means_by(a: Answers, decoder: str, by: str) -> dict[Any, float]:
+@lru_cache(maxsize=256)
+def _means_by(source: tuple[Path, int], decoder: str, by: str) -> dict[Any, float]:
+    a = _load_answers(*source)
     points, scheme = a.points[decoder], a.scheme
     if by == 'landmark':
         return dict(enumerate(landmark_errors(points, a.truth, a.norm, a.visible).tolist()))

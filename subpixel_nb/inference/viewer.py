@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..codec.decoding import DECODERS, decode
-from ..codec.explore import GREY, SLIDERS, confidence_ellipse, make_readout, marks
+from ..codec.explore import GREY, SLIDERS, confidence_ellipse, make_readout, marks, whole_figure_class
 from ..codec.geometry import inverse, landmark_box, square_map, transform_points
 from ..data.datasets import DataError
 from ..data.wild import wild_faces
@@ -794,7 +794,7 @@ class Viewer(Page):
         "Make a figure widget that begins with the present state: for a new `page`, or if the old one has changed."
         if not (page or self.told):
             return
-        old, self.figure, self.told = self.figure, go.FigureWidget(self.figure), False
+        old, self.figure, self.told = self.figure, whole_figure_class()(self.figure), False
         find_trace(self.figure, 'points').on_click(self.clicked)
         self.figure.layout.on_change(self.drawn, 'shapes')
         self.view.children = *self.rows, self.figure

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS
+from conftest import ENVIRON, ROOT, SCRIPTS
 
 mpl.use('Agg')
 import matplotlib.pyplot as plt
@@ -204,6 +204,7 @@ def test_a_failed_training_is_told_and_none_begins_late(tmp_path):
     assert list(run_grid([Training('local')], 'tiny', tmp_path, minutes=0, dataset='synthetic')) == []
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_the_job_trains_what_is_missing_and_keeps_it(tmp_path):
     "Two trainings, then a call that finds them kept and, with the runs gone, trains one more."
@@ -215,7 +216,7 @@ def test_the_job_trains_what_is_missing_and_keeps_it(tmp_path):
             setting='tiny', dataset='synthetic', seeds=1, only=only, runs=tmp_path / 'runs', results=tmp_path / 'kept'
         ).items():
             words += ['-p', name, str(value)]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(words, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         cells = json.loads(out.read_text())['cells']
         return ''.join(''.join(o.get('text', '')) for c in cells for o in c.get('outputs', []))

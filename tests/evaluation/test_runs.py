@@ -122,10 +122,15 @@ def test_a_log_of_anything_is_read(tmp_path_factory, text):
     folder = made_up(tmp_path_factory.mktemp('log') / 'run', done=2)
     for name in ('metrics', 'times', 'run'):
         with open(folder / f'{name}.jsonl', 'a', encoding='utf-8', errors='replace') as file:
-            file.write('7\n[]\n{"loss": 1}\n{"epoch": "x"}\n' + text)
+            file.write(
+                '7\n[]\n{"loss": 1}\n{"epoch": "x"}\n{"epoch": 9, "seconds": "x", "nme": {"local": [], "dark": 1}}\n'
+                + text
+            )
+    (folder / 'run.json').write_text('{"starts": "yesterday", "config": []}')
     run = read_run(folder)
     assert run.state == 'stopped' and [row['epoch'] for row in run.rows[:2]] == [1, 2]
-    assert len(curves([run], 'loss').table) == 2 and run.seconds == 60
+    assert len(curves([run], 'loss').table) == 2 and run.seconds == 60 and run.error() == (1, 'dark')
+    assert len(runs_table([run])) == 1
 
 
 def test_a_folder_that_vanishes_while_it_is_read(tmp_path):
@@ -192,6 +197,18 @@ def test_differences_are_paired(tmp_path):
     made_up(tmp_path / 'b', noise=3.0)
     again = differences([runs[0], read_run(tmp_path / 'b')], 'local').table.set_index('run')
     assert again.loc['b', 'difference'] != table.loc['b', 'difference']
+
+
+def test_a_difference_is_drawn_beside_the_name_of_its_run(tmp_path):
+    "On an axis of names, on the page and in the still: plotly puts names on no place of a linear axis."
+    runs = [read_run(made_up(tmp_path / 'a')), read_run(made_up(tmp_path / 'b', noise=2.0))]
+    shown = differences(runs, 'local')
+    figure, still = draw_compared(shown), plot_compared(shown)
+    assert figure.layout.yaxis.type == 'category' and list(figure.data[0].y) == ['b']
+    still.canvas.draw()
+    assert [label.get_text() for label in still.axes[0].get_yticklabels()] == ['b']
+    assert still.axes[0].lines[0].get_xdata() == pytest.approx(shown.table.difference[1:])
+    plt.close('all')
 
 
 def test_what_cannot_be_compared_is_left_out_and_told(tmp_path):
@@ -261,8 +278,14 @@ def test_a_page_follows_its_folder(tmp_path):
 
 
 def test_names_are_text_and_not_html(tmp_path):
+    "Neither HTML, nor plotly's tags, nor matplotlib's formulas."
     made_up(tmp_path / '<b onclick=x>&')
+    made_up(tmp_path / r'$\x$')
     page = RunsPage(tmp_path)
+    assert '&lt;b onclick=x&gt;' in page.chart.figure and '<b onclick' not in page.chart.figure
+    for view in ('curves', 'by region', 'differences'):
+        plot_compared(VIEWS[view](page.runs, 'local')).canvas.draw()
+        plt.close('all')
     assert '&lt;b onclick=x&gt;&amp;' in page.readout.table and '<b onclick' not in page.readout.table
 
 
@@ -291,7 +314,11 @@ def test_the_faces_that_differ_most_stand_side_by_side(faces, tmp_path, monkeypa
         save_results(folder, found, torch.ones(30, 68), faces, results_table(found, faces, dataset))
     runs = [read_run(tmp_path / name) for name in 'ab']
     monkeypatch.setattr('subpixel_nb.evaluation.watch._kept_faces', lambda config: faces)
-    titles = [ax.get_title() for ax in plot_different_faces(runs[1], runs[0], 'local', 3).axes]
+    fig = plot_different_faces(runs[1], runs[0], 'local', 3)
+    fig.canvas.draw()
+    heights = [(ax.title.get_window_extent().y1, ax.get_window_extent().y0) for ax in fig.axes]
+    assert heights[0][0] <= fig.bbox.y1 and heights[3][0] <= heights[0][1], 'a title is cut, or lies on a picture'
+    titles = [ax.get_title() for ax in fig.axes]
     assert [title[0] for title in titles] == ['a'] * 3 + ['b'] * 3
     pick = most_different(runs[1], runs[0], 'local', 1)[0]
     assert titles[0] == f'a: {read_answers(runs[0]).errors("local")[pick]:.2f} %'

