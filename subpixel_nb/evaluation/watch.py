@@ -495,7 +495,7 @@ class RunsPage(RunsTexts):
         runs = find_runs(self.folder)
         if runs == self.runs and self.drawn:
             return
-        before, self.runs = {run.name for run in self.runs}, runs
+        before, self.runs = {run.name for run in self.runs if run.settings}, runs
         readable = [run.name for run in runs if run.settings]
         kept = [name for name in self.controls['runs'].value if name in readable]
         new = [name for name in readable if name not in before][: 8 - len(kept)]  # a new run is chosen by itself

@@ -255,6 +255,9 @@ def test_a_page_follows_its_folder(tmp_path):
     "A run begins, grows, and vanishes; a run that does not fit is told. Nothing raises, and the sentence says what is."
     page = RunsPage(tmp_path / 'runs', exports=tmp_path / 'out')
     assert 'there is no such folder' in page.readout.summary and page.chosen == []
+    (tmp_path / 'runs/a').mkdir(parents=True)
+    page.look()
+    assert page.chosen == [] and page.runs[0].state == 'no run'  # its files are still to be written
     made_up(tmp_path / 'runs/a')
     page.look()
     assert [run.name for run in page.chosen] == ['a'] and page.shown.table.epoch.tolist() == [1, 2, 3]
