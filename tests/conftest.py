@@ -24,7 +24,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
 
-os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # read as torch is imported: threads that wait do not spin
+os.environ.setdefault(
+    'OMP_NUM_THREADS', '1'
+)  # read as torch is imported: a core for the tests, one for what runs beside them
 
 import hypothesis
 import numpy as np
@@ -37,7 +39,6 @@ ENVIRON = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # for other p
 SCRIPTS = Path(sysconfig.get_path('scripts'))  # where this environment's nbdev_export, papermill, ... are
 RUNNING: set[subprocess.Popen] = set()  # tools that have not ended
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))  # small tensors gain nothing from more
 hypothesis.settings.register_profile('project', deadline=None, derandomize=bool(os.environ.get('CI')), print_blob=True)
 hypothesis.settings.load_profile('project')
 
