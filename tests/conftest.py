@@ -24,9 +24,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
 
-os.environ.setdefault(
-    'OMP_NUM_THREADS', '1'
-)  # read as torch is imported: a core for the tests, one for what runs beside them
+# Read as torch is imported: one core for the tests, one for what runs beside them.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import hypothesis
 import numpy as np
@@ -37,7 +36,6 @@ pytest_plugins = ['browsers']  # in tests/jobs: a JupyterLab and a browser, once
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRON = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # for other processes: no test has changed it
 SCRIPTS = Path(sysconfig.get_path('scripts'))  # where this environment's nbdev_export, papermill, ... are
-RUNNING: set[subprocess.Popen] = set()  # tools that have not ended
 
 hypothesis.settings.register_profile('project', deadline=None, derandomize=bool(os.environ.get('CI')), print_blob=True)
 hypothesis.settings.load_profile('project')
@@ -62,10 +60,18 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def run_tool(*command: str, cwd: Path, timeout: float = 120, niceness: int = 0, **env: str) -> str:
+def run_tool(
+    *command: str,
+    cwd: Path,
+    timeout: float = 120,
+    niceness: int = 0,
+    running: set[subprocess.Popen] | None = None,
+    **env: str,
+) -> str:
     """What a command-line tool of this environment prints; fails with all of it if the tool fails.
 
-    The tool gets `env` besides the environment that pytest had. With a `niceness` it gives way to other processes."""
+    The tool gets `env` besides the environment that pytest had. With a `niceness` it gives way to other processes.
+    While it runs, it is in `running`."""
     nice = ['nice', '-n', str(niceness)] if niceness and shutil.which('nice') else []
     tool = subprocess.Popen(
         [*nice, SCRIPTS / command[0], *command[1:]],
@@ -78,14 +84,15 @@ def run_tool(*command: str, cwd: Path, timeout: float = 120, niceness: int = 0, 
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    RUNNING.add(tool)
+    running = set() if running is None else running
+    running.add(tool)
     try:
         printed, end = tool.communicate(timeout=timeout)[0], f'exited {tool.returncode}'
     except subprocess.TimeoutExpired:
         kill(tool)
         printed, end = tool.communicate()[0], f'was not done after {timeout:g} s'
     finally:
-        RUNNING.discard(tool)
+        running.discard(tool)
     if tool.returncode:
         pytest.fail(f'{" ".join(command)} {end}:\n{printed[-6000:]}', pytrace=False)
     return printed
@@ -198,7 +205,7 @@ class LessonRuns:
     `tests`, functions by the tests' names, run before them."""
 
     def __init__(self, folder: Path, names: list[str], tests: Mapping[str, Callable[[], object]] | None = None) -> None:
-        self.folder, self.waited_for = folder, False
+        self.folder, self.waited_for, self.running = folder, False, set[subprocess.Popen]()
         self.lock, self.free = threading.Lock(), threading.Semaphore(1)
         self.pool, self.first = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
         self.tests = {name: self.first.submit(act) for name, act in (tests or {}).items()}
@@ -222,6 +229,7 @@ class LessonRuns:
                 cwd=project,
                 timeout=900,
                 niceness=0 if self.waited_for else 10,
+                running=self.running,
                 PYTHONPATH=str(project),
                 OMP_NUM_THREADS='1',
                 MPLBACKEND='agg',
@@ -237,7 +245,7 @@ class LessonRuns:
     def stop(self) -> None:
         for pool in (self.first, self.pool):
             pool.shutdown(wait=False, cancel_futures=True)
-        for tool in list(RUNNING):
+        for tool in list(self.running):
             kill(tool)
 
 

@@ -169,6 +169,20 @@ def test_a_test_in_the_background(tmp_path):
     assert '1 failed, 2 passed' in said and 'AssertionError: told' in said, said
 
 
+def test_an_end_of_some_runs_leaves_the_others(tmp_path):
+    "The end of one object's runs does not kill a tool that another one has started."
+    tool = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)
+    mine, theirs = (LessonRuns(tmp_path, []) for _ in range(2))
+    theirs.running.add(tool)
+    try:
+        mine.stop()
+        assert tool.poll() is None
+        theirs.stop()
+        assert tool.wait(10) != 0
+    finally:
+        tool.kill()
+
+
 def test_a_tool_that_takes_too_long_is_ended_with_what_it_started(tmp_path):
     child = '[sys.executable, "-c", "import time; time.sleep(60)"]'
     script = f'import subprocess, sys; print("begun", flush=True); subprocess.run({child})'
