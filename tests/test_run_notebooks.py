@@ -145,6 +145,7 @@ def test_kernel_starts_in_the_notebooks_folder_and_has_this_package(tmp_path):
     assert outputs(path).splitlines() == [str(tmp_path.resolve()), str(ROOT / 'subpixel_nb/__init__.py')]
 
 
+@pytest.mark.slow
 def test_a_notebook_that_raises_is_left_as_it_was(path, tmp_path, capsys):
     "The next one is still run."
     bad = tmp_path / 'bad.ipynb'

@@ -101,6 +101,7 @@ def test_the_job_has_the_same_parameters():
     assert vars(Day()) == {name: space[name] for name in space['__annotations__']}
 
 
+@pytest.mark.slow
 def test_the_job_shows_its_tables(tmp_path, monkeypatch):
     "Its cells in this process, with the codec alone: rates, and no training yet."
     monkeypatch.chdir(tmp_path)

@@ -301,6 +301,7 @@ def test_as_a_checkpoint(small, photo, tmp_path):
         convert(state, tmp_path / 'runs' / 'fan')
 
 
+@pytest.mark.slow
 def test_command(small, tmp_path):
     torch.save(fan_state(small), tmp_path / 'fan.pth')
     words = [sys.executable, '-m', 'subpixel_nb.fan', str(tmp_path / 'fan.pth'), str(tmp_path / 'run')]

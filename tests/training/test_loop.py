@@ -324,6 +324,7 @@ def test_sigterm_saves_says_so_and_exits(faces, whole, tmp_path, monkeypatch, ca
     same_run(config.folder, whole)
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_its_time_is_up_and_goes_on(faces, whole, tmp_path, capsys):
     "`minutes` count from the moment that the job began. A step is finished and the state is kept."
     config, handler = configure(**SMALL, output=str(tmp_path / 'run'), minutes=2), signal.getsignal(signal.SIGALRM)

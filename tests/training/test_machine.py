@@ -86,8 +86,8 @@ NORM = """
 @pytest.mark.slow
 def test_shared_norm_is_the_norm_of_the_whole_batch(tmp_path):
     """Two processes with half a batch each against nn.BatchNorm2d in double on all of it: output, gradients (those of
-    weight and bias summed over the processes), running statistics; double, float, bf16 input; a mean 1000 times the deviation;
-    both layouts; and eval mode."""
+    weight and bias summed over the processes), running statistics; double, float, bf16 input; a mean 1000 times the
+    deviation; both layouts; and eval mode."""
     cases = [
         (dtype, mean, layout)
         for dtype in ('float64', 'float32', 'bfloat16')
