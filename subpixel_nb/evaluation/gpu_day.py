@@ -307,7 +307,7 @@ def train_grid(day: Day, rows: Rows, until: float) -> None:
     if failed:
         raise RuntimeError(f'{len(failed)} trainings failed; what is finished is kept. ' + '; '.join(failed))
 
-
+# %% ../../nbs/5_evaluation/08_gpu_day.ipynb #7926b163
 def keep_training(kept: Results, training: Training, run: Path, tested: tuple[Faces, Faces], rows: Rows) -> None:
     "Keep a finished training's errors on the test faces and its training faces (`tested`), and its curves as a row."
     setting = kept.table.stem.removeprefix('300w-')
